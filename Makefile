@@ -1,0 +1,60 @@
+# `make demo` and `make test` need nothing but Python 3.11 or newer: each installs what it uses into .venv first.
+# Other interpreter: `make PYTHON=python3.12 test`.  Other environment: `make VENV=/path test`.
+PYTHON ?= python3
+VENV   ?= .venv
+JOBS   ?= 2
+
+BIN     := $(VENV)/bin
+STAMP   := $(VENV)/.installed
+BENCHES := $(filter-out __init__,$(basename $(notdir $(wildcard benchmarks/*.py))))
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all lint bench wheel install clean
+.DELETE_ON_ERROR:
+
+help:  ## Print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: $(STAMP)  ## Compress the sample model (about two minutes) into build/demo
+	@mkdir -p build/demo
+	$(BIN)/surgery-ir compile samples/fashion_resnet.onnx -o build/demo/small.onnx \
+	  --data samples/calibration.npz --selection-data samples/selection.npz --eval-data samples/report.npz \
+	  --labels label --minimize nonzeros --max-drop 0.01 --time-limit 90 \
+	  --json build/demo/report.json --profile-out build/demo/profile.yaml --policy-out build/demo/policy.yaml
+
+test: lint  ## Lint, type-check and run the tests, all but the slow ones
+	@$(call pytest,-m 'not slow')
+
+test-all: lint  ## The same with the slow tests
+	@$(call pytest,)
+
+lint: $(STAMP)  ## ruff, mypy --strict and the import contracts
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+bench: $(STAMP)  ## Run the benchmarks: all, or one with BENCHES=name
+	@for name in $(BENCHES); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
+
+wheel: $(STAMP)  ## Build the wheel into dist
+	@rm -rf build/lib build/bdist.*
+	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
+	@rm -rf build/lib build/bdist.*
+	@ls dist/*.whl
+
+install: $(STAMP)  ## Create .venv with everything the other targets need
+
+clean:  ## Remove everything that make created
+	rm -rf .venv build dist *.egg-info .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One BLAS thread for each of the test processes: more would fight over the cores.
+pytest = OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) $(1)
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("surgery-ir needs Python 3.11 or newer: make PYTHON=/path/to/it" if sys.version_info < (3, 11) else 0)'
+	@echo "installing into $(VENV) (a minute or two, once)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@

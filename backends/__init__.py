@@ -1,0 +1,1 @@
+"""Runtimes that load a graph, run it and measure it."""

@@ -1,0 +1,1 @@
+"""Ways in: each frontend turns a model of some kind into a graph."""

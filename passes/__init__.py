@@ -1,0 +1,1 @@
+"""Graph-rewrite passes: prune removes connections, repair re-solves the weights that stay."""

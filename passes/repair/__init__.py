@@ -1,0 +1,1 @@
+"""Passes that re-solve the weights that stay."""

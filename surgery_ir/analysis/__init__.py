@@ -1,0 +1,1 @@
+"""Read-only facts about a graph: layers, statistics, cost and sensitivity."""

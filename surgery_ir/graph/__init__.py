@@ -1,0 +1,1 @@
+"""The in-memory graph: an onnx-ir model, a NetworkX view of it, and the one editor that may change it."""

@@ -1,0 +1,1 @@
+"""The search over compression profiles: space, policy, evaluator and searcher."""
