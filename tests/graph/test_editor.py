@@ -1,0 +1,224 @@
+"""The editor: operators and edges, and rewrites of the whole graph."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from onnx_ir.passes.common import IdentityEliminationPass, RemoveUnusedNodesPass
+
+from surgery_ir.errors import PassError
+from surgery_ir.graph.editor import Editor
+from surgery_ir.graph.edits import Edit, connections
+from surgery_ir.graph.verify import verify
+from tests.graph.edited import TEXT, example, value
+from tests.harness import assert_equivalent, assert_same_structure, graph
+
+
+def test_set_input_rewires_and_extends() -> None:
+    found, editor = example()
+    node = found.node("Gemm_0")
+    editor.set_input(node, 2, None, pruned=4)
+    editor.set_input(found.node("Mul_1"), 1, value(found, "h"), created=2)
+    assert [item.name if item else None for item in node.inputs] == ["x", "w", None]
+    assert editor.edits == [Edit("set-input", "test", "Gemm_0", 4, 0), Edit("set-input", "test", "Mul_1", 0, 2)]
+    verify(found)
+    short = graph("g (float[N,3] x) => (float[N,4] y) <float[3,4] w, float[4] b> { y = Gemm(x, w) }")
+    Editor(short, "test").set_input(short.node("Gemm_0"), 2, short.initializers["b"])
+    assert_equivalent(
+        short, graph("g (float[N,3] x) => (float[N,4] y) <float[3,4] w, float[4] b> { y = Gemm(x, w, b) }")
+    )
+
+
+def test_insert_node() -> None:
+    found, editor = example()
+    node = editor.insert_node(
+        "Gemm", [found.inputs[0], found.initializers["w"]], ["h"], before=found.node("Relu_2"),
+        attributes={"alpha": 2.0}, name="Relu_2", created=12,
+    )  # fmt: skip
+    assert (node.name, node.outputs[0].name) == ("Relu_2_1", "h_1")
+    assert editor.edits == [Edit("insert-node", "test", "Relu_2_1", 0, 12)]
+    other = editor.insert_node("Add", [value(found, "n"), node.outputs[0]], ["sum"], before=found.node("Relu_2"))
+    assert other.name == "test/Add"
+    editor.set_input(found.node("Relu_2"), 0, other.outputs[0])
+    verify(found)
+    assert_same_structure(
+        found,
+        TEXT.replace("r = Relu(n)", "h_1 = Gemm<alpha=2.0>(x, w)\n    sum = Add(n, h_1)\n    r = Relu(sum)"),
+    )
+
+
+def test_remove_node() -> None:
+    found = graph(TEXT.replace("r = Relu(n)", "r = Relu(n)\n    dead = Exp(n)"))
+    editor = Editor(found, "test")
+    with pytest.raises(ValueError, match="Relu_2"):
+        editor.remove_node(found.node("Relu_2"))
+    editor.remove_node(found.node("Exp_3"), pruned=3)
+    assert editor.edits == [Edit("remove-node", "test", "Exp_3", 3, 0)]
+    assert_same_structure(found, TEXT)
+
+
+# --- bypass
+
+
+def test_bypass_keeps_the_name_of_the_removed_output() -> None:
+    found, editor = example()
+    editor.bypass(found.node("Mul_1"), value(found, "h"), kind="fold")
+    assert editor.edits == [Edit("fold", "test", "Mul_1")]
+    assert_same_structure(found, TEXT.replace("h = Gemm", "n = Gemm").replace("    n = Mul(h, s)\n", ""))
+    verify(found)
+
+
+def test_bypass_keeps_the_name_of_the_source_where_others_read_it() -> None:
+    found = graph("g (float[N,3] x) => (float[N,3] y, float[N,3] z) { a = Relu(x) b = Neg(a) y = Exp(b) z = Abs(a) }")
+    Editor(found, "test").bypass(found.node("Neg_1"), value(found, "a"))
+    assert_same_structure(
+        found, "g (float[N,3] x) => (float[N,3] y, float[N,3] z) { a = Relu(x) y = Exp(a) z = Abs(a) }"
+    )
+
+
+def test_bypass_of_an_output_of_the_graph_keeps_its_name() -> None:
+    found = graph("g (float[N,3] x) => (float[N,3] y) { a = Relu(x) y = Identity(a) }")
+    Editor(found, "test").bypass(found.node("Identity_1"), value(found, "a"))
+    assert_same_structure(found, "g (float[N,3] x) => (float[N,3] y) { y = Relu(x) }")
+    assert_equivalent(found, graph("g (float[N,3] x) => (float[N,3] y) { y = Relu(x) }"))
+
+
+@pytest.mark.parametrize(
+    ("text", "node", "source"),
+    [
+        ("g (float[N,3] x) => (float[N,3] y) { y = Identity(x) }", "Identity_0", "x"),
+        (
+            "g (float[N,3] x) => (float[N,3] y, float[N,3] z) { a = Relu(x) y = Identity(a) z = Neg(a) }",
+            "Identity_1",
+            "a",
+        ),
+        ("g (float[N,3] x) => (float[N,3] a, float[N,3] y) { a = Relu(x) y = Identity(a) }", "Identity_1", "a"),
+        ("g (float[N,3] x) => (float[N,3] y, float[N,3] z) { a = Relu(x) z = Neg(a) y = Abs(x) }", "Abs_2", "a"),
+    ],
+)
+def test_bypass_refuses_to_lose_an_output_of_the_graph(text: str, node: str, source: str) -> None:
+    found = graph(text)
+    editor = Editor(found, "test")
+    with pytest.raises(PassError, match=f"test: '{node}' writes an output of the graph and cannot be removed"):
+        editor.bypass(found.node(node), {"x": found.inputs[0]}.get(source) or value(found, source))
+    assert editor.edits == []
+    assert_same_structure(found, text)
+
+
+def test_bypass_refuses_to_lose_another_output() -> None:
+    text = """
+        g (float[N,4] x) => (float[N,2] y, float[N,2] z) {
+            a, b = Split<axis=1, num_outputs=2>(x)
+            y = Neg(a)
+            z = Neg(b)
+        }
+    """
+    found = graph(text)
+    with pytest.raises(PassError, match="test: another output of 'Split_0' is read"):
+        Editor(found, "test").bypass(found.node("Split_0"), found.inputs[0])
+    assert_same_structure(found, text)
+
+
+# --- whole graphs
+
+
+def remove_unused(model: ir.Model) -> bool:
+    return bool(RemoveUnusedNodesPass()(model).modified)
+
+
+def test_transform_logs_what_disappeared() -> None:
+    dead = "d = Gemm(x, u)\n    e = Relu(d)\n    r = Relu(n)"
+    found = graph(TEXT.replace("r = Relu(n)", dead).replace("float k", "float k, float[3,5] u"))
+    editor = Editor(found, "test")
+    editor.transform("remove-dead", remove_unused)
+    assert editor.edits == [
+        Edit("remove-dead", "test", "Gemm_2"),
+        Edit("remove-dead", "test", "Relu_3"),
+        Edit("remove-dead", "test", "u", pruned=15),
+    ]
+    assert_same_structure(found, TEXT)
+    editor.transform("remove-dead", remove_unused)
+    assert len(editor.edits) == 3
+
+
+def test_transform_that_only_changes_what_stays_is_logged() -> None:
+    _, editor = example()
+
+    def document(model: ir.Model) -> bool:
+        model.graph.doc_string = "changed"
+        return True
+
+    editor.transform("document", document)
+    assert editor.edits == [Edit("document", "test", "graph")]
+
+
+def test_names_that_a_transform_brought_are_not_given_again() -> None:
+    _, editor = example()
+    editor.add_initializer("first", np.zeros(1, np.float32))
+
+    def add(model: ir.Model) -> bool:
+        model.graph.register_initializer(ir.Value(name="second", const_value=ir.tensor([1.0], name="second")))
+        return True
+
+    editor.transform("add", add)
+    assert editor.add_initializer("second", np.zeros(1, np.float32)).name == "second_1"
+
+
+def test_transform_by_a_pass_of_onnx_ir_is_exact() -> None:
+    found = graph(TEXT.replace("r = Relu(n)", "i = Identity(n)\n    r = Relu(i)"))
+    editor = Editor(found, "test")
+    editor.transform("remove-identity", lambda model: bool(IdentityEliminationPass()(model).modified))
+    assert editor.edits == [Edit("remove-identity", "test", "Identity_2")]
+    assert_same_structure(found, TEXT)
+    assert_equivalent(found, graph(TEXT), tolerance=0)
+
+
+def test_replace_graph_counts_connections_by_name() -> None:
+    found = graph(TEXT, w=np.ones((3, 4)), v=np.ones((4, 2)))
+    pruned = np.ones((3, 4))
+    pruned[0] = 0
+    text = TEXT.replace("float[4,2] v", "float[4,4] v, float[4,2] u")
+    text = text.replace("y = MatMul(c, v)", "d = MatMul(c, v)\n    y = MatMul(d, u)")
+    other = graph(text, w=pruned, v=np.ones((4, 4)), u=np.ones((4, 2)))
+    revision = found.revision
+    editor = Editor(found, "test")
+    editor.replace_graph(other)
+    assert editor.edits == [
+        Edit("replace", "test", "u", 0, 8),
+        Edit("replace", "test", "v", 0, 8),
+        Edit("replace", "test", "w", 4, 0),
+        Edit("replace", "test", "graph"),
+    ]
+    assert found.revision > revision
+    assert_equivalent(found, other, tolerance=0)
+
+
+def test_replace_graph_counts_weights_that_are_gone() -> None:
+    found, editor = example()
+    editor.replace_graph(graph("g (float[N,3] x) => (float[N,3] y) { y = Relu(x) }"))
+    assert connections(editor.edits).pruned == 12 + 8
+    assert connections(editor.edits).created == 0
+    assert_same_structure(found, "g (float[N,3] x) => (float[N,3] y) { y = Relu(x) }")
+
+
+def test_replace_by_constant_keeps_the_name() -> None:
+    text = """
+        g (float[N,4] x) => (float[N,4] y) <float[4,4] u> {
+            a = Transpose(u)
+            b = Neg(a)
+            m = MatMul(x, b)
+            y = MatMul(m, a)
+        }
+    """
+    found = graph(text)
+    editor = Editor(found, "test")
+    editor.add_initializer("first", np.zeros((), np.float32))
+    for name, array in (("a", found.array("u").T), ("b", -found.array("u").T)):
+        editor.replace_by_constant(value(found, name), array)
+    editor.transform("remove-dead", remove_unused)
+    assert_same_structure(
+        found,
+        "g (float[N,4] x) => (float[N,4] y) <float[4,4] a, float[4,4] b> { m = MatMul(x, b) y = MatMul(m, a) }",
+    )
+    assert_equivalent(found, graph(text))
