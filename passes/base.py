@@ -1,0 +1,203 @@
+"""What a pass is, and the one way it is run."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, TypeVar
+
+from surgery_ir.analysis.runtime import Runtime
+from surgery_ir.analysis.samples import Samples
+from surgery_ir.analysis.threads import single_threaded_blas
+from surgery_ir.errors import PassError, VerificationError
+from surgery_ir.graph.editor import Editor
+from surgery_ir.graph.edits import Edit
+from surgery_ir.graph.model import Graph
+from surgery_ir.graph.verify import verify
+from surgery_ir.passes.options import validate
+
+__all__ = ["Cache", "Outcome", "Pass", "PassContext", "Progress", "Refusal", "run_pass"]
+
+T = TypeVar("T")
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is going on, how much is done, and how much there is."""
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Report progress to nobody."""
+
+
+class Cache:
+    """Results that several passes and candidates share, the latest used kept; safe to use from threads.
+
+    Whoever asks first computes; who asks for the same meanwhile waits, and nobody else does.
+    """
+
+    def __init__(self, size: int = 16) -> None:
+        self.size = size
+        self._items: OrderedDict[Hashable, Future[Any]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """Give what is kept under ``key``, computing it the first time."""
+        with self._lock:
+            known = self._items.get(key)
+            item: Future[T] = Future() if known is None else known
+            self._items[key] = item
+            self._items.move_to_end(key)
+            while len(self._items) > self.size:
+                self._items.popitem(last=False)
+        if known is None:
+            try:
+                item.set_result(compute())
+            except BaseException as error:  # noqa: BLE001 - whoever waits for the result gets the same error
+                with self._lock:
+                    self._items.pop(key, None)
+                item.set_exception(error)
+        return item.result()
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why something was left alone, and which nodes it concerns.
+
+    Parameters
+    ----------
+    reason
+        One clause a user understands.
+    nodes
+        Names of the nodes concerned; empty where the whole graph is.
+    pass_name
+        Filled in by :func:`run_pass`.
+    """
+
+    reason: str
+    nodes: tuple[str, ...] = ()
+    pass_name: str = ""
+
+
+@dataclass(frozen=True)
+class PassContext:
+    """What a pass may use besides the graph.
+
+    Parameters
+    ----------
+    reference
+        The dense model as it was loaded. Values that survive keep their names, so every layer finds its target
+        there.
+    runtime
+        Runs graphs.
+    samples
+        Calibration samples, or ``None``.
+    seed
+        Seed of everything random.
+    cache
+        Shared between the candidates of a search.
+    progress
+        Told how far long work has come.
+    """
+
+    reference: Graph
+    runtime: Runtime
+    samples: Samples | None = None
+    seed: int = 0
+    cache: Cache = field(default_factory=Cache)
+    progress: Progress = silent
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Base of every pass: a frozen dataclass whose fields are its options.
+
+    A subclass sets :attr:`name`, declares options as fields (see :mod:`surgery_ir.passes.options`) and writes
+    :meth:`apply`; :meth:`check` refuses graphs as a whole before anything is copied.
+    """
+
+    name: ClassVar[str]
+    needs_samples: ClassVar[bool] = False
+    runs_code: ClassVar[bool] = False
+    """Whether an option names Python code; a profile with such a pass is replayed only where it is trusted."""
+
+    def __post_init__(self) -> None:
+        """Check every option."""
+        validate(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as class and plain options, so that passes can be sent to other processes."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return _create, (type(self), {key: dict(v) if isinstance(v, Mapping) else v for key, v in values.items()})
+
+    def check(self, graph: Graph, ctx: PassContext) -> Refusal | None:
+        """Say why this graph cannot be worked on at all, or ``None``. Must not change anything."""
+        return None
+
+    def apply(self, editor: Editor, ctx: PassContext) -> Sequence[Refusal]:
+        """Change the graph through ``editor``; return what was left alone, and why."""
+        raise NotImplementedError
+
+
+def _create(cls: type[Pass], values: dict[str, object]) -> Pass:
+    return cls(**values)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a pass did.
+
+    ``graph`` is the input itself where nothing changed, a changed copy otherwise.
+    """
+
+    graph: Graph
+    edits: tuple[Edit, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was edited."""
+        return bool(self.edits)
+
+
+def run_pass(pass_: Pass, graph: Graph, ctx: PassContext) -> Outcome:
+    """Run ``pass_`` on a copy of ``graph``: clone, check, apply, verify.
+
+    Raises
+    ------
+    PassError
+        The pass changed nothing and gave no reason.
+    VerificationError
+        The pass broke the graph.
+    """
+
+    def signed(refusals: Sequence[Refusal]) -> tuple[Refusal, ...]:
+        return tuple(Refusal(item.reason, item.nodes, pass_.name) for item in refusals)
+
+    if pass_.needs_samples and ctx.samples is None:
+        return Outcome(graph, refusals=signed([Refusal("needs sample inputs: pass --data")]))
+    refusal = pass_.check(graph, ctx)
+    if refusal is not None:
+        return Outcome(graph, refusals=signed([refusal]))
+    editor = Editor(graph.clone(), pass_.name)
+    with single_threaded_blas():
+        refusals = pass_.apply(editor, ctx)
+    if not editor.edits:
+        if not refusals:
+            raise PassError(f"{pass_.name}: changed nothing and gave no reason")
+        return Outcome(graph, refusals=signed(refusals))
+    try:
+        verify(editor.graph)
+    except VerificationError as error:
+        raise VerificationError(f"after {pass_.name}: {error}", error.neighbourhood) from error
+    _check_interface(pass_, graph, editor.graph)
+    return Outcome(editor.graph, tuple(editor.edits), signed(refusals))
+
+
+def _check_interface(pass_: Pass, before: Graph, after: Graph) -> None:
+    for kind, old, new in (("inputs", before.inputs, after.inputs), ("outputs", before.outputs, after.outputs)):
+        was = [(value.name, value.dtype) for value in old]
+        now = [(value.name, value.dtype) for value in new]
+        if was != now:
+            raise VerificationError(f"after {pass_.name}: the {kind} of the graph changed from {was} to {now}")
