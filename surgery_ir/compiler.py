@@ -1,0 +1,391 @@
+"""Compile a model to a smaller one, or apply passes to it, and measure what that did."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from surgery_ir.analysis.cost import cost, layer_costs
+from surgery_ir.analysis.samples import Samples
+from surgery_ir.analysis.trace import sample_shapes
+from surgery_ir.backends.base import Backend, backend
+from surgery_ir.backends.evaluate import Fidelity, Metric, Score, difference, fidelity, find_metric, predict
+from surgery_ir.backends.latency import measure
+from surgery_ir.errors import ConstraintError, DataError
+from surgery_ir.frontends.load import load_model
+from surgery_ir.graph.model import Graph
+from surgery_ir.graph.serialize import write_model
+from surgery_ir.passes.base import Pass, PassContext, Progress, Refusal, silent
+from surgery_ir.passes.spec import create, parse_pipeline
+from surgery_ir.report import Candidate as Reported
+from surgery_ir.report import Measurement, Report, Search, compare_layers
+from surgery_ir.search.candidate import Candidate, pareto_front
+from surgery_ir.search.dealing import Data, Roles, calibration_part, check_labels, deal, load_samples
+from surgery_ir.search.evaluator import Evaluator
+from surgery_ir.search.goal import Goal
+from surgery_ir.search.loop import Criteria, Found, search
+from surgery_ir.search.network import Network, Prefixes
+from surgery_ir.search.policy import SearchPolicy
+from surgery_ir.search.pool import PROLOGUE, default_pool, read_pool, weight_units
+from surgery_ir.search.profile import CompressionProfile
+from surgery_ir.search.searcher import OPTIMIZER
+from surgery_ir.search.space import Space
+from surgery_ir.search.study import Study, digest_samples
+from surgery_ir.version import __version__
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    import onnx
+    import onnx_graphsurgeon as gs
+
+    Model: TypeAlias = str | os.PathLike[str] | onnx.ModelProto | gs.Graph | Graph
+
+__all__ = ["Result", "apply", "compile"]
+
+DEFAULT_BUDGET = 64
+"""Candidates where neither a budget nor a time limit is given."""
+
+LATENCY_SECONDS = 2.0
+"""Time for measuring latency: of one sample, on one thread, because several make it a matter of luck."""
+
+CLOSEST = 3
+
+
+@dataclass(frozen=True)
+class Result:
+    """A compressed model, how it came about, and what was measured.
+
+    Parameters
+    ----------
+    graph
+        The compressed model.
+    profile
+        The passes that were applied; applying it to the same model and data gives the same bytes.
+    report
+        What was measured.
+    policy
+        What the search learnt; ``None`` where nothing was searched.
+    """
+
+    graph: Graph
+    profile: CompressionProfile
+    report: Report
+    policy: SearchPolicy | None = None
+
+    @property
+    def plasticity(self) -> float:
+        """Connections created / connections pruned."""
+        return self.report.plasticity
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model, atomically.
+
+        Raises
+        ------
+        OutputError
+            It cannot be written; what stood there before is untouched.
+        """
+        write_model(self.graph, path)
+
+
+def compile(
+    model: Model,
+    data: Data,
+    goal: Goal | None = None,
+    *,
+    labels: str | None = None,
+    selection_data: Data | None = None,
+    eval_data: Data | None = None,
+    metric: str | None = None,
+    budget: int | None = None,
+    time_limit: float | None = None,
+    passes: str | None = None,
+    policy: SearchPolicy | None = None,
+    seed: int = 0,
+    provider: str = "onnxruntime",
+    workers: int = 1,
+    study: str | os.PathLike[str] | None = None,
+    progress: Progress = silent,
+) -> Result:
+    """Search for passes that make a model smaller within the limits of a goal, and apply the best.
+
+    Samples are an ``.npz`` path, arrays by input name, or :class:`~surgery_ir.analysis.samples.Samples`. They are used
+    three ways: calibration fits weights, selection scores candidates, and report is touched once, at the end.
+
+    Parameters
+    ----------
+    model
+        A path or a model in memory.
+    data
+        Calibration samples, dealt to all three parts where the other sets are not given.
+    goal
+        What to minimise, and the constraints; fewest nonzeros within one point of the metric by default.
+    labels
+        Name of the labels among the arrays.
+    selection_data, eval_data
+        Samples for selection and for the report.
+    metric
+        ``accuracy``, ``fidelity`` or ``module:function``; accuracy where there are labels.
+    budget, time_limit
+        Candidates to try, and seconds to take, at most. The same seed and budget give the same bytes; a time limit
+        makes the result depend on the machine, and its profile is what repeats it.
+    passes
+        Passes to choose from, in text form; options that are given are not searched.
+    policy
+        What an earlier search learnt.
+    seed
+        Seed of everything random.
+    provider
+        Backend that runs the models.
+    workers
+        Candidates at a time.
+    study
+        Folder that keeps every candidate, and from which a search that was cut short is resumed.
+    progress
+        Told how far the search has come.
+
+    Raises
+    ------
+    ConstraintError
+        No candidate meets the goal; its message and ``closest`` hold those that come nearest.
+    SurgeryError
+        Model, data or options are faulty.
+    """
+    start = time.perf_counter()
+    goal = goal or Goal()
+    dense = load_model(_path(model)).graph
+    roles = deal(dense, data, selection_data, eval_data, labels, seed)
+    runtime = backend(provider)
+    pool = default_pool(goal) if passes is None else read_pool(passes)
+    prologue = tuple(create(name, {}) for name in PROLOGUE)
+    judge = find_metric(metric or ("fidelity" if roles.selection.labels is None else "accuracy"))
+    ctx = PassContext(dense, runtime, roles.calibration, seed)
+    kept = None if study is None else Study(study, _about(dense, roles, goal, judge.name, seed, provider))
+    progress("loading", 0, 0)
+    began = time.perf_counter()
+    evaluator = Evaluator(
+        dense, ctx, runtime, roles.selection, judge, goal, prologue=len(prologue), workers=workers, study=kept
+    )
+    reserve = 2.5 * (time.perf_counter() - began) * len(roles.report) / len(roles.selection) + 1.5 * LATENCY_SECONDS
+    units = weight_units(evaluator.networks.apply(prologue).graph)
+    space = Space(pool, prologue, lambda _: units)
+    if budget is None and time_limit is None:
+        budget = DEFAULT_BUDGET
+    criteria = Criteria(budget, time_limit, reserve, start=start)
+    found = search(space, evaluator, goal, criteria, policy, seed=seed, progress=progress)
+    best = _meets(found, goal)
+    chosen = parse_pipeline(best.profile) if best is not None else prologue
+    network = evaluator.networks.apply(chosen)
+    progress("measuring", 0, 0)
+    judge = find_metric(metric or ("fidelity" if roles.report.labels is None else "accuracy"))
+    measured = _measure(dense, network.graph, runtime, roles.report, judge)
+    report = Report(
+        **measured,
+        profile=str(CompressionProfile(chosen)),
+        edits=network.edits,
+        policy=found.policy.to_plain(),
+        refusals=_reasons(network, evaluator, found, goal),
+        pareto=_pareto(found, evaluator.scorer.baseline.name),
+        search=Search(
+            evaluated=evaluator.evaluated,
+            refused=evaluator.refused,
+            failed=evaluator.failed,
+            seconds=time.perf_counter() - start,
+            seed=seed,
+            optimizer=OPTIMIZER,
+        ),
+    )
+    return Result(network.graph, CompressionProfile(chosen, seed, roles.shares, _source(dense)), report, found.policy)
+
+
+def apply(
+    model: Model,
+    passes: str | Sequence[Pass] | CompressionProfile,
+    data: Data | None = None,
+    *,
+    labels: str | None = None,
+    eval_data: Data | None = None,
+    metric: str | None = None,
+    seed: int = 0,
+    provider: str = "onnxruntime",
+    progress: Progress = silent,
+) -> Result:
+    """Apply passes to a model, in order.
+
+    Parameters
+    ----------
+    model
+        A path or a model in memory.
+    passes
+        Text form, passes, or a profile. A profile brings its own seed, and deals ``data`` as the search did that made
+        it, so that the same model and data give the same bytes.
+    data
+        Calibration samples, for passes that need them.
+    labels
+        Name of the labels among the arrays.
+    eval_data
+        Samples to measure on; without them costs are measured, but no metric.
+    metric
+        ``accuracy``, ``fidelity`` or ``module:function``; accuracy where there are labels.
+    seed
+        Seed of everything random; a profile's own takes precedence.
+    provider
+        Backend that runs the models.
+    progress
+        Told how far a pass has come.
+
+    Raises
+    ------
+    SurgeryError
+        Model, data or passes are faulty, or a pass needs samples that are not given.
+    """
+    shares: Sequence[float] = ()
+    source: Mapping[str, str] = MappingProxyType({})
+    if isinstance(passes, CompressionProfile):
+        seed, shares, source, passes = passes.seed, passes.shares, passes.source, passes.passes
+    chosen = parse_pipeline(passes) if isinstance(passes, str) else tuple(passes)
+    dense = load_model(_path(model)).graph
+    runtime = backend(provider)
+    samples = None if data is None else load_samples(data, labels, dense)
+    final = None if eval_data is None else load_samples(eval_data, labels, dense, "evaluation data")
+    check_labels(labels, samples, final)
+    for item in chosen:
+        if item.needs_samples and samples is None:
+            raise DataError(f"{item.name} needs sample inputs: give it data")
+    calibration = None if samples is None else calibration_part(samples, shares, seed)
+    network = Prefixes(dense, PassContext(dense, runtime, calibration, seed, progress=progress)).apply(chosen)
+    judge = find_metric(metric or ("fidelity" if final is None or final.labels is None else "accuracy"))
+    measured = _measure(dense, network.graph, runtime, final, judge, example=final or samples)
+    fingerprint = source.get("fingerprint")
+    if fingerprint is not None:
+        measured["verified"]["profile_made_for_this_model"] = fingerprint == dense.fingerprint()
+    profile = CompressionProfile(chosen, seed, tuple(shares), source or _source(dense))
+    report = Report(**measured, profile=str(profile), edits=network.edits, refusals=network.refusals)
+    return Result(network.graph, profile, report)
+
+
+def _path(model: Model) -> Any:
+    return Path(model) if isinstance(model, str | os.PathLike) else model
+
+
+def _meets(found: Found, goal: Goal) -> Candidate | None:
+    """The best candidate; ``None`` where only the exact passes are left, which meet any goal without targets."""
+    if found.best is None and goal.targets:
+        tried = [item for item in found.candidates if not item.failure]
+        closest = sorted(tried, key=lambda item: sum(item.excesses(goal)))[:CLOSEST]
+        nearest = f"the closest is {closest[0]}" if closest else "none could be applied"
+        raise ConstraintError(f"no candidate of {len(found.candidates)} meets {goal}; {nearest}", closest)
+    return found.best
+
+
+def _measure(
+    dense: Graph,
+    compressed: Graph,
+    runtime: Backend,
+    samples: Samples | None,
+    metric: Metric,
+    example: Samples | None = None,
+) -> dict[str, Any]:
+    """Measure both models on the same samples and in turns; give fields of a report.
+
+    ``example`` tells the sizes of open axes where there are no samples to measure on.
+    """
+    sessions = [runtime.load(dense), runtime.load(compressed)]
+    scores: list[Score | None] = [None, None]
+    latencies: list[float | None] = [None, None]
+    verified: dict[str, Any] = {"loads": True}
+    faithful: Fidelity | None = None
+    if samples is not None:
+        reference, outputs = (predict(session, samples) for session in sessions)
+        before, after = (metric(item, samples.labels, reference) for item in (reference, outputs))
+        scores = [before, after]
+        faithful = fidelity(outputs, reference)
+        gap = difference(after, before)
+        verified |= {
+            "finite": all(bool(np.isfinite(item).all()) for item in outputs.values() if item.dtype.kind == "f"),
+            "drop": -gap.value,
+            "standard_error": gap.standard_error,
+        }
+        feeds = next(samples.take(1).batches(dense, 1)).feeds
+        timed = [runtime.load(graph, threads=1) for graph in (dense, compressed)]
+        latencies = [item.median_ms for item in measure(timed, feeds, seconds=LATENCY_SECONDS)]
+    shapes = [_shapes(graph, runtime, samples or example) for graph in (dense, compressed)]
+    costs = [cost(graph, known) for graph, known in zip((dense, compressed), shapes, strict=True)]
+    baseline, smaller = (
+        Measurement(total.params, total.nonzeros, total.bytes, total.macs, latency, score)
+        for total, latency, score in zip(costs, latencies, scores, strict=True)
+    )
+    return {
+        "model": dense.source,
+        "baseline": baseline,
+        "compressed": smaller,
+        "fidelity": faithful,
+        "verified": verified,
+        "layers": compare_layers(layer_costs(dense, shapes[0]), layer_costs(compressed, shapes[1])),
+    }
+
+
+def _shapes(graph: Graph, runtime: Backend, samples: Samples | None) -> dict[str, tuple[int, ...]] | None:
+    if samples is None:
+        return None
+    return sample_shapes(graph, runtime, next(samples.take(1).batches(graph, 1)).feeds)
+
+
+def _reasons(network: Network, evaluator: Evaluator, found: Found, goal: Goal) -> tuple[Refusal, ...]:
+    """What the chosen passes left alone; where nothing was cut, why not, from everything that was tried."""
+    if found.best is not None and found.best.changed:
+        return network.refusals
+    failures = dict.fromkeys(item.failure for item in found.candidates if item.failure)
+    reasons = [*network.refusals, *(Refusal(text, pass_name="search") for text in failures)]
+    smaller = [item for item in found.candidates if item.changed]
+    if smaller:
+        closest = min(smaller, key=lambda item: sum(item.excesses(goal)))
+        lacking = f"has measurably less {goal.minimize}" if closest.feasible(goal) else f"meets {goal}"
+        reasons.append(Refusal(f"no smaller model {lacking}; closest: {closest}", pass_name="search"))
+    else:
+        for item in found.candidates:
+            if not item.failure:
+                reasons += evaluator.networks.apply(parse_pipeline(item.profile)).refusals
+    return tuple({(item.pass_name, item.reason, item.nodes): item for item in reasons}.values())
+
+
+def _pareto(found: Found, metric: str) -> tuple[Reported, ...]:
+    """Candidates that no other one beats, as a report has them."""
+    return tuple(
+        Reported(
+            profile=item.profile,
+            macs=int(item.quantities["macs"]) if "macs" in item.quantities else None,
+            latency_ms=item.quantities.get("latency"),
+            bytes=int(item.quantities["size"]),
+            metric=Score(metric, item.metric, item.samples, np.empty(0)),
+            plasticity=item.plasticity,
+            nonzeros=int(item.quantities["nonzeros"]),
+        )
+        for item in pareto_front(found.candidates)
+    )
+
+
+def _source(graph: Graph) -> dict[str, str]:
+    return {"fingerprint": graph.fingerprint(), "surgery-ir": __version__}
+
+
+def _about(graph: Graph, roles: Roles, goal: Goal, metric: str, seed: int, provider: str) -> dict[str, str]:
+    """What candidates depend on."""
+    return {
+        "model": graph.fingerprint(),
+        "calibration data": digest_samples(roles.calibration),
+        "selection data": digest_samples(roles.selection),
+        "goal": str(goal),
+        "metric": metric,
+        "seed": str(seed),
+        "provider": provider,
+        "version": __version__,
+    }

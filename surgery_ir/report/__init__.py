@@ -1,0 +1,8 @@
+"""What was measured before and after, and what was done in between: as data, as JSON, and as a page to look at."""
+
+from __future__ import annotations
+
+from surgery_ir.report.data import Candidate, Layer, Measurement, Report, Search, compare_layers, versions
+from surgery_ir.report.html import render_html
+
+__all__ = ["Candidate", "Layer", "Measurement", "Report", "Search", "compare_layers", "render_html", "versions"]

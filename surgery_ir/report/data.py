@@ -1,0 +1,231 @@
+"""The report as data. Its JSON form is an interface: fields are added, never renamed or removed."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib import metadata
+from typing import Any
+
+from surgery_ir.analysis.cost import LayerCost
+from surgery_ir.backends.fidelity import Fidelity
+from surgery_ir.backends.scores import Score
+from surgery_ir.graph.edits import Edit, connections, plasticity
+from surgery_ir.passes.base import Refusal
+from surgery_ir.version import __version__
+
+__all__ = ["Candidate", "Layer", "Measurement", "Report", "Search", "compare_layers", "versions"]
+
+RATIOS = ("params", "nonzeros", "bytes", "macs", "latency_ms")
+DISTRIBUTIONS = ("onnx", "onnxruntime", "onnx-ir", "numpy", "nevergrad")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one model costs and how good it is.
+
+    Parameters
+    ----------
+    params, nonzeros, bytes, macs
+        As :mod:`surgery_ir.analysis.cost` defines them; ``macs`` is ``None`` where shapes are not known.
+    latency_ms
+        Median time of one run in milliseconds; ``None`` where it was not measured.
+    metric
+        Score on the report samples; ``None`` where there were none.
+    """
+
+    params: int
+    nonzeros: int
+    bytes: int
+    macs: int | None = None
+    latency_ms: float | None = None
+    metric: Score | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Give plain values."""
+        return {**{name: getattr(self, name) for name in RATIOS}, "metric": _score(self.metric)}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A candidate on the Pareto front; its metric is that of the selection samples."""
+
+    profile: str
+    macs: int | None
+    latency_ms: float | None
+    bytes: int
+    metric: Score
+    plasticity: float
+    nonzeros: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Give plain values."""
+        return {
+            "profile": self.profile,
+            "macs": self.macs,
+            "latency_ms": self.latency_ms,
+            "bytes": self.bytes,
+            "nonzeros": self.nonzeros,
+            "metric": _score(self.metric),
+            "plasticity": self.plasticity,
+        }
+
+
+@dataclass(frozen=True)
+class Search:
+    """How the search went: candidates by outcome, seconds, and what it can be repeated with."""
+
+    evaluated: int
+    refused: int
+    failed: int
+    seconds: float
+    seed: int
+    optimizer: str
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One operator before and after; ``None`` where there is none of that name."""
+
+    name: str
+    op_type: str
+    baseline: LayerCost | None
+    compressed: LayerCost | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Give plain values."""
+        return {
+            "name": self.name,
+            "op_type": self.op_type,
+            "baseline": _layer_cost(self.baseline),
+            "compressed": _layer_cost(self.compressed),
+        }
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that is said about one compression.
+
+    Parameters
+    ----------
+    model
+        Where the model came from.
+    baseline, compressed
+        The model before and after, measured on the same samples.
+    profile
+        Text form of the passes that were applied; ``apply -p`` takes it.
+    edits
+        The edit log. Counts, connections and plasticity are derived from it.
+    fidelity
+        Distance of the compressed model's outputs from the baseline's; ``None`` without samples.
+    policy
+        The updated search policy as plain values; ``None`` where nothing was searched.
+    refusals
+        What was left alone, and why.
+    pareto
+        Candidates that no other one beats.
+    search
+        ``None`` where nothing was searched.
+    verified
+        Checks that the written model passed, by name.
+    layers
+        Operators before and after.
+    """
+
+    model: str
+    baseline: Measurement
+    compressed: Measurement
+    profile: str
+    edits: tuple[Edit, ...] = field(repr=False)
+    fidelity: Fidelity | None = None
+    policy: Mapping[str, Any] | None = field(default=None, repr=False)
+    refusals: tuple[Refusal, ...] = field(default=(), repr=False)
+    pareto: tuple[Candidate, ...] = field(default=(), repr=False)
+    search: Search | None = None
+    verified: Mapping[str, Any] = field(default_factory=dict)
+    layers: tuple[Layer, ...] = field(default=(), repr=False)
+
+    @property
+    def plasticity(self) -> float:
+        """Connections created / connections pruned."""
+        return plasticity(self.edits)
+
+    @property
+    def ratios(self) -> dict[str, float | None]:
+        """Baseline over compressed, so that 4 means a quarter; ``None`` where either is not known or zero."""
+        return {name: _ratio(getattr(self.baseline, name), getattr(self.compressed, name)) for name in RATIOS}
+
+    def to_json(self) -> dict[str, Any]:
+        """Give plain values that strict JSON can hold: numbers that are not finite become ``None``."""
+        total = connections(self.edits)
+        counts: dict[str, Counter[str]] = {}
+        for edit in self.edits:
+            counts.setdefault(edit.pass_name, Counter())[edit.kind] += 1
+        plain = {
+            "model": self.model,
+            "baseline": self.baseline.to_json(),
+            "compressed": self.compressed.to_json(),
+            "ratios": self.ratios,
+            "fidelity": None if self.fidelity is None else asdict(self.fidelity),
+            "plasticity": self.plasticity,
+            "connections": {"pruned": total.pruned, "created": total.created},
+            "profile": self.profile,
+            "policy": self.policy,
+            "edits": counts,
+            "refusals": [
+                {"pass": item.pass_name, "nodes": list(item.nodes), "reason": item.reason} for item in self.refusals
+            ],
+            "pareto": [item.to_json() for item in self.pareto],
+            "search": None if self.search is None else asdict(self.search),
+            "verified": self.verified,
+            "layers": [item.to_json() for item in self.layers],
+            "versions": versions(),
+        }
+        strict: dict[str, Any] = _strict(plain)
+        return strict
+
+
+def compare_layers(baseline: Sequence[LayerCost], compressed: Sequence[LayerCost]) -> tuple[Layer, ...]:
+    """Put operators of the same name side by side: those of the baseline in its order, then new ones."""
+    before = {item.name: item for item in baseline}
+    after = {item.name: item for item in compressed}
+    names = dict.fromkeys((*before, *after))
+    return tuple(
+        Layer(name, (after.get(name) or before[name]).op_type, before.get(name), after.get(name)) for name in names
+    )
+
+
+@cache
+def versions() -> Mapping[str, str]:
+    """Versions of Python, of this package and of what computes the numbers."""
+    return {
+        "surgery-ir": __version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in DISTRIBUTIONS},
+    }
+
+
+def _ratio(before: float | None, after: float | None) -> float | None:
+    return before / after if before is not None and after else None
+
+
+def _score(score: Score | None) -> dict[str, Any] | None:
+    return None if score is None else {"name": score.name, "value": score.value, "samples": score.samples}
+
+
+def _layer_cost(cost: LayerCost | None) -> dict[str, Any] | None:
+    return None if cost is None else {"params": cost.params, "nonzeros": cost.nonzeros, "macs": cost.macs}
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    return value

@@ -1,0 +1,172 @@
+"""Evaluate candidates: apply the passes, measure what the result costs and how good it is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from surgery_ir.analysis.cost import Cost, LayerCost, cost, layer_costs
+from surgery_ir.analysis.samples import Samples
+from surgery_ir.analysis.trace import sample_shapes
+from surgery_ir.backends.base import Backend
+from surgery_ir.backends.evaluate import Metric
+from surgery_ir.backends.latency import measure, ratio
+from surgery_ir.errors import SurgeryError
+from surgery_ir.graph.edits import connections, plasticity
+from surgery_ir.graph.model import Graph
+from surgery_ir.passes.base import Pass, PassContext
+from surgery_ir.passes.spec import format_pipeline
+from surgery_ir.search.candidate import Candidate
+from surgery_ir.search.goal import Goal
+from surgery_ir.search.network import Network, Prefixes
+from surgery_ir.search.scoring import Scorer
+from surgery_ir.search.study import Study
+
+__all__ = ["Evaluator"]
+
+WITHOUT_HOPE = 256
+"""Selection samples for candidates that miss a target whatever their drop is."""
+
+TIMING_SECONDS = 1.0
+
+
+class Evaluator:
+    """Turns profiles into candidates. Each profile is evaluated once, each prefix of passes applied once.
+
+    Parameters
+    ----------
+    graph
+        The dense model.
+    ctx
+        Context of the passes, with the calibration samples.
+    backend
+        Runs the candidates.
+    selection
+        Samples that candidates are scored on.
+    metric
+        Scores outputs.
+    goal
+        Tells which candidates cannot win, and whether they must be timed.
+    prologue
+        How many passes every profile starts with that change nothing about what the model computes.
+    workers
+        Candidates at a time; one where they are timed.
+    study
+        Where candidates are kept for later runs.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        ctx: PassContext,
+        backend: Backend,
+        selection: Samples,
+        metric: Metric,
+        goal: Goal,
+        *,
+        prologue: int = 0,
+        workers: int = 1,
+        study: Study | None = None,
+    ) -> None:
+        self.backend = backend
+        self.goal = goal
+        self.prologue = prologue
+        self.workers = 1 if goal.needs_latency else max(1, workers)
+        self.evaluated = self.failed = self.refused = 0
+        self.seen: dict[str, Candidate] = {}
+        self.networks = Prefixes(graph, ctx)
+        self._study = study
+        dense = backend.load(graph)
+        self._timed = backend.load(graph, threads=1) if goal.needs_latency else dense
+        self.scorer = Scorer(dense, selection, metric, goal.max_drop, ctx.seed)
+        self._feeds = next(iter(selection.take(1).batches(graph, 1))).feeds
+        shapes = sample_shapes(graph, backend, self._feeds)
+        self._layers = layer_costs(graph, shapes)
+        self._costs = _quantities(cost(graph, shapes))
+
+    def evaluate(
+        self, profiles: Sequence[Sequence[Pass]], tick: Callable[[int], None] = lambda done: None
+    ) -> list[Candidate]:
+        """Give the candidate of each profile, in order.
+
+        A candidate that cannot be applied or run is counted and says why; it does not stop the search. ``tick`` is
+        told how many were newly evaluated, whenever one more is.
+        """
+        texts = [format_pipeline(passes) for passes in profiles]
+        fresh = {text: passes for text, passes in zip(texts, profiles, strict=True) if text not in self.seen}
+        known = {text: self._study.known[text] for text in fresh if self._study and text in self._study.known}
+        missing = {text: passes for text, passes in fresh.items() if text not in known}
+        if self.workers == 1 or len(missing) < 2:
+            known.update(_counted(map(self._try, missing.values()), tick))
+        else:
+            with ThreadPoolExecutor(min(self.workers, len(missing)), "candidate") as pool:
+                known.update(_counted(pool.map(self._try, missing.values()), tick))
+        for text in fresh:
+            candidate = self.seen[text] = known[text]
+            self.evaluated += 1
+            self.failed += bool(candidate.failure)
+            self.refused += candidate.refused
+        return [self.seen[text] for text in texts]
+
+    def _try(self, passes: Sequence[Pass]) -> Candidate:
+        started = time.perf_counter()
+        try:
+            candidate = self._measure(passes, self.networks.apply(passes))
+        except SurgeryError as error:
+            candidate = Candidate(format_pipeline(passes), failure=f"{type(error).__name__}: {error}")
+        candidate = replace(candidate, seconds=time.perf_counter() - started)
+        if self._study is not None:
+            self._study.add(candidate)
+        return candidate
+
+    def _measure(self, passes: Sequence[Pass], network: Network) -> Candidate:
+        session = self.backend.load(network.graph)
+        shapes = sample_shapes(network.graph, self.backend, self._feeds)
+        quantities = _quantities(cost(network.graph, shapes))
+        shares = {name: value / self._costs[name] for name, value in quantities.items() if self._costs.get(name)}
+        total = connections(network.edits)
+        created = plasticity(network.edits)
+        missed = any(self.goal.excesses({**shares, "plasticity": created}))
+        scored = self.scorer.score(session, limit=WITHOUT_HOPE if missed else None)
+        if self.goal.needs_latency and scored.complete:
+            timed = [self._timed, self.backend.load(network.graph, threads=1)]
+            dense, compressed = measure(timed, self._feeds, seconds=TIMING_SECONDS)
+            quantities["latency"], shares["latency"] = compressed.median_ms, ratio(compressed, dense)
+        idle = sum(position >= self.prologue for position in network.idle)
+        changed = idle < len(passes) - self.prologue
+        return Candidate(
+            profile=format_pipeline(passes),
+            passes=len(passes),
+            quantities=quantities,
+            shares=shares,
+            metric=scored.metric,
+            drop=scored.drop,
+            error=scored.error if changed else 0.0,
+            divergence=scored.divergence,
+            samples=scored.samples,
+            complete=scored.complete,
+            pruned=total.pruned,
+            created=total.created,
+            plasticity=created,
+            changed=changed,
+            refused=idle > 0,
+            density=_densities(self._layers, layer_costs(network.graph, shapes)),
+        )
+
+
+def _counted(made: Iterable[Candidate], tick: Callable[[int], None]) -> Iterator[tuple[str, Candidate]]:
+    for done, candidate in enumerate(made, start=1):
+        tick(done)
+        yield candidate.profile, candidate
+
+
+def _quantities(total: Cost) -> dict[str, float]:
+    known = {"nonzeros": total.nonzeros, "params": total.params, "size": total.bytes, "macs": total.macs}
+    return {name: float(value) for name, value in known.items() if value is not None}
+
+
+def _densities(before: Sequence[LayerCost], after: Sequence[LayerCost]) -> dict[str, float]:
+    dense = {layer.name: layer.nonzeros for layer in before if layer.nonzeros}
+    return {layer.name: layer.nonzeros / dense[layer.name] for layer in after if layer.name in dense}

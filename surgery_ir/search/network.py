@@ -1,0 +1,109 @@
+"""Apply pipelines that share prefixes: a prefix that was applied already is not applied again."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from surgery_ir.graph.edits import Edit
+from surgery_ir.graph.model import Graph
+from surgery_ir.passes.base import Pass, PassContext, Refusal, run_pass
+from surgery_ir.passes.spec import format_pipeline
+
+__all__ = ["Network", "Prefixes"]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A graph after some passes, with what they did and what they refused.
+
+    ``idle`` are the positions of passes that changed nothing.
+    """
+
+    graph: Graph
+    edits: tuple[Edit, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+    idle: tuple[int, ...] = ()
+
+
+class Prefixes:
+    """Applies pipelines to one graph and keeps the latest results, of whole pipelines and of their beginnings.
+
+    Passes are functions of graph and context, so what is kept equals what applying anew would give. Safe to use from
+    threads: one that needs what another is about to compute waits for it.
+
+    Parameters
+    ----------
+    graph
+        Graph that every pipeline starts from.
+    ctx
+        Context of the passes.
+    size
+        Number of results to keep. Graphs share the tensors that their passes left alone.
+    """
+
+    def __init__(self, graph: Graph, ctx: PassContext, size: int = 12) -> None:
+        self.ctx = ctx
+        self.size = size
+        self.runs = 0
+        self._start = Network(graph)
+        self._kept: OrderedDict[str, Future[Network]] = OrderedDict()
+        self._pinned = ""
+        self._lock = threading.Lock()
+
+    def apply(self, passes: Sequence[Pass]) -> Network:
+        """Give the graph after ``passes``.
+
+        Raises
+        ------
+        SurgeryError
+            A pass failed; nothing of it is kept.
+        """
+        if not passes:
+            return self._start
+        key = format_pipeline(passes)
+        with self._lock:
+            found = self._kept.get(key)
+            if found is not None:
+                self._kept.move_to_end(key)
+            else:
+                mine = self._kept[key] = Future[Network]()
+                self._evict()
+        if found is not None:
+            return found.result()
+        try:
+            network = self._run(passes)
+        except BaseException as error:
+            with self._lock:
+                self._kept.pop(key, None)
+            mine.set_exception(error)
+            raise
+        mine.set_result(network)
+        return network
+
+    def pin(self, profile: str) -> None:
+        """Keep the result of this pipeline, instead of what was pinned before, however many follow."""
+        self._pinned = profile
+
+    def _run(self, passes: Sequence[Pass]) -> Network:
+        before = self.apply(passes[:-1])
+        outcome = run_pass(passes[-1], before.graph, self.ctx)
+        with self._lock:
+            self.runs += 1
+        idle = () if outcome.changed else (len(passes) - 1,)
+        return Network(
+            outcome.graph,
+            (*before.edits, *outcome.edits),
+            (*before.refusals, *outcome.refusals),
+            (*before.idle, *idle),
+        )
+
+    def _evict(self) -> None:
+        for key in list(self._kept):
+            if len(self._kept) <= self.size:
+                return
+            if key != self._pinned:
+                del self._kept[key]

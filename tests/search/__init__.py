@@ -1,0 +1,1 @@
+"""Tests of the search, one file for each of its parts."""

@@ -1,0 +1,115 @@
+"""Who gets which samples, and which passes a search chooses from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from surgery_ir.analysis.samples import Samples
+from surgery_ir.errors import DataError, SpecError
+from surgery_ir.passes.spec import parse_pipeline
+from surgery_ir.search.dealing import Roles, calibration_part, deal, load_samples
+from surgery_ir.search.goal import Goal, Target
+from surgery_ir.search.pool import default_pool, read_pool, weight_units
+from tests.search.toys import data, net
+
+NET = net()
+MAIN, CHOSEN, LAST = data(100, labels=False), data(60, seed=1), data(50, seed=2)
+
+
+def rows(samples: Samples) -> set[bytes]:
+    return {row.tobytes() for row in samples.feeds["x"]}
+
+
+def sizes(roles: Roles) -> tuple[int, int, int]:
+    return len(roles.calibration), len(roles.selection), len(roles.report)
+
+
+@pytest.mark.parametrize(
+    ("selection", "report", "expected", "shares"),
+    [
+        (None, None, (40, 40, 20), (0.4, 0.4, 0.2)),
+        (None, LAST, (50, 50, 50), (0.5, 0.5)),
+        (CHOSEN, None, (100, 30, 30), ()),
+        (CHOSEN, LAST, (100, 60, 50), ()),
+    ],
+)
+def test_parts(
+    selection: Samples | None, report: Samples | None, expected: tuple[int, int, int], shares: tuple[float, ...]
+) -> None:
+    roles = deal(NET, MAIN, selection, report, None, 3)
+    assert sizes(roles) == expected
+    assert roles.shares == shares
+    parts = [rows(roles.calibration), rows(roles.selection), rows(roles.report)]
+    assert len(set.union(*parts)) == sum(map(len, parts))
+    again = calibration_part(MAIN, roles.shares, 3)
+    assert np.array_equal(again.feeds["x"], roles.calibration.feeds["x"])
+
+
+def test_seed_decides_who_gets_what() -> None:
+    one, other = (deal(NET, MAIN, None, None, None, seed) for seed in (0, 1))
+    assert rows(one.calibration) != rows(other.calibration)
+
+
+def test_labels_are_wanted_somewhere_but_not_everywhere(tmp_path: Path) -> None:
+    np.savez(tmp_path / "main.npz", x=MAIN.feeds["x"])
+    np.savez(tmp_path / "chosen.npz", x=CHOSEN.feeds["x"], label=np.zeros(len(CHOSEN), np.int64))
+    roles = deal(NET, tmp_path / "main.npz", tmp_path / "chosen.npz", None, "label", 0)
+    assert roles.calibration.labels is None
+    assert roles.selection.labels is not None
+    with pytest.raises(DataError, match="no array called 'label'"):
+        deal(NET, tmp_path / "main.npz", None, None, "label", 0)
+
+
+def test_arrays_may_be_given_as_they_are() -> None:
+    found = load_samples({"x": MAIN.feeds["x"], "label": np.arange(len(MAIN))}, "label", NET)
+    assert list(found.feeds) == ["x"]
+    assert found.labels is not None
+    assert np.array_equal(found.labels, np.arange(len(MAIN)))
+
+
+@pytest.mark.parametrize("count", [1, 7, 20])
+def test_too_few_samples_are_refused(count: int) -> None:
+    with pytest.raises(DataError, match="samples"):
+        deal(NET, MAIN.take(count), None, None, None, 0)
+
+
+def test_every_set_must_fit_the_model() -> None:
+    wrong = Samples({"x": np.zeros((50, 9), np.float32)})
+    for main, selection, report in ((wrong, None, None), (MAIN, wrong, None), (MAIN, None, wrong)):
+        with pytest.raises(DataError, match=r"axis 1 is 9"):
+            deal(NET, main, selection, report, None, 0)
+
+
+def test_an_archive_of_labels_alone_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", label=np.zeros(9))
+    with pytest.raises(DataError, match="no array for any input"):
+        load_samples(tmp_path / "d.npz", "label", NET)
+
+
+def test_default_pool_prunes_before_it_repairs_and_runs_no_code() -> None:
+    pool = default_pool(Goal())
+    names = [item.name for item in pool]
+    assert names.index("prune-weights") < names.index("repair")
+    assert not {"canonicalize", "graphsurgeon", "store-sparse"} & set(names)
+    assert not any(item.runs_code for item in pool)
+
+
+@pytest.mark.parametrize("goal", [Goal("size"), Goal(targets=(Target("size", "<=", 0.5),))])
+def test_where_bytes_count_storage_is_searched_and_comes_last(goal: Goal) -> None:
+    assert [item.name for item in default_pool(goal)][-1] == "store-sparse"
+
+
+def test_a_pool_may_be_written_down() -> None:
+    pool = read_pool("canonicalize,prune-weights{pattern=2:4},repair")
+    assert pool == parse_pipeline("prune-weights{pattern=2:4 compensate=false},repair")
+    assert read_pool("prune-weights") == parse_pipeline("prune-weights")
+    with pytest.raises(SpecError):
+        read_pool("prune-wights")
+
+
+def test_first_and_last_layers_are_no_units() -> None:
+    assert set(weight_units(NET).values()) == {256}
+    assert len(weight_units(NET)) == 2

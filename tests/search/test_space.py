@@ -1,0 +1,206 @@
+"""Genomes and the passes they stand for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from surgery_ir.passes.base import Pass
+from surgery_ir.passes.prune.weights import PruneWeights
+from surgery_ir.passes.repair.refit import Repair
+from surgery_ir.passes.spec import format_pipeline, parse_pipeline
+from surgery_ir.search.space import Genome, Space
+from tests.search.toys import UNITS, Prune, Touch, space
+
+REAL = Space(
+    parse_pipeline("prune-weights{compensate=false},repair"),
+    parse_pipeline("canonicalize"),
+    units=lambda _: {"a": 100, "b/c": 1000, "d": 10},
+    rounds=3,
+)
+FIXED = space(Prune(order="worst"), Touch(flag=True))
+
+
+def genomes(of: Space) -> st.SearchStrategy[Genome]:
+    corner = st.sampled_from([0.0, 0.5, 1.0, -3.0, 7.0, float("nan"), float("inf")])
+    gene = st.one_of(st.floats(0.0, 1.0), corner)
+    return st.lists(gene, min_size=len(of), max_size=len(of)).map(lambda genes: np.array(genes, dtype=np.float64))
+
+
+@settings(max_examples=150, deadline=None)
+@given(genomes(REAL))
+def test_every_genome_is_a_pipeline_that_survives_its_text_form(genome: Genome) -> None:
+    passes = REAL.decode(genome)
+    text = format_pipeline(passes)
+    assert text.startswith("canonicalize")
+    assert parse_pipeline(text) == passes
+    assert format_pipeline(REAL.decode(genome)) == text
+
+
+@settings(max_examples=150, deadline=None)
+@given(genomes(REAL))
+def test_decoded_passes_encode_to_themselves(genome: Genome) -> None:
+    passes = REAL.decode(genome)
+    encoded = REAL.encode(passes)
+    assert np.all((encoded >= 0) & (encoded <= 1))
+    assert format_pipeline(REAL.decode(encoded)) == format_pipeline(passes)
+
+
+@settings(max_examples=60, deadline=None)
+@given(genomes(FIXED))
+def test_options_that_the_pool_names_are_never_changed(genome: Genome) -> None:
+    for item in FIXED.decode(genome):
+        assert not isinstance(item, Prune) or item.order == "worst"
+        assert not isinstance(item, Touch) or item.flag
+
+
+def test_default_is_one_round_in_natural_order_with_default_options() -> None:
+    passes = REAL.decode(REAL.default)
+    assert [item.name for item in passes] == ["canonicalize", "prune-weights", "repair"]
+    assert passes[2] == Repair()
+    assert isinstance(passes[1], PruneWeights)
+    assert passes[1].criterion == "obs"
+    assert not passes[1].ratios
+
+
+def test_order_and_gates_are_genes() -> None:
+    of = space()
+    genome = of.default.copy()
+    genome[of.index["toy-prune#1/order"]], genome[of.index["toy-touch#1/order"]] = 0.9, 0.1
+    assert [item.name for item in of.decode(genome)] == ["toy-touch", "toy-prune"]
+    genome[of.index["toy-touch#1/on"]] = 0.0
+    assert [item.name for item in of.decode(genome)] == ["toy-prune"]
+    genome[of.index["toy-prune#1/on"]] = 0.0
+    assert of.decode(genome) == ()
+
+
+def test_strength_is_logarithmic_in_what_is_kept() -> None:
+    of = space()
+    kept = []
+    for strength in (0.0, 0.5, 1.0):
+        genome = of.default.copy()
+        genome[of.index["toy-prune/strength"]] = strength
+        (pruned, _) = of.decode(genome)
+        assert isinstance(pruned, Prune)
+        kept.append(1 - pruned.ratio)
+    assert kept[0] == pytest.approx(0.9)
+    assert kept[2] == pytest.approx(0.05)
+    assert kept[1] == pytest.approx(np.sqrt(0.9 * 0.05), abs=1e-4)
+
+
+def test_deviations_redistribute_and_keep_the_total() -> None:
+    of = space()
+    genome = of.default.copy()
+    genome[of.index["toy-prune/deviation[w2]"]] = 0.8
+    (pruned, _) = of.decode(genome)
+    assert isinstance(pruned, Prune)
+    assert pruned.ratios["w2"] < pruned.ratio < pruned.ratios["w3"]
+    total = sum(UNITS[name] * (1 - ratio) for name, ratio in pruned.ratios.items())
+    assert total == pytest.approx(sum(UNITS.values()) * (1 - pruned.ratio), rel=2e-3)
+
+
+def test_an_early_round_never_prunes_beyond_the_last_one() -> None:
+    of = space(rounds=2)
+    genome = of.default.copy()
+    genome[of.index["toy-prune#2/on"]] = 1.0
+    genome[of.index["toy-prune#2.ratio"]] = 1.0
+    genome[of.index["toy-prune/strength"]] = 0.3
+    genome[of.index["toy-prune/deviation[w2]"]] = 0.7
+    early, late, _ = of.decode(genome)
+    assert isinstance(early, Prune)
+    assert isinstance(late, Prune)
+    assert early.ratio <= late.ratio
+    assert early.ratios.get("w2", early.ratio) <= late.ratios["w2"]
+
+
+def test_early_rounds_do_not_change_with_small_deviations() -> None:
+    of = space(rounds=2)
+    start = of.default.copy()
+    start[of.index["toy-prune#2/on"]] = 1.0
+    moved = start.copy()
+    moved[of.index["toy-prune/deviation[w2]"]] = 0.52
+    moved[of.index["toy-prune/strength"]] += 0.01
+    assert of.decode(start)[0] == of.decode(moved)[0]
+    assert of.decode(start)[1] != of.decode(moved)[1]
+
+
+def test_contradicting_options_fall_back_to_what_was_given() -> None:
+    of = Space(parse_pipeline("prune-weights{pattern=2:4}"), units=lambda _: {"a": 10, "b": 10})
+    genome = of.default.copy()
+    genome[of.index["prune-weights/deviation[a]"]] = 0.9
+    (pruned,) = of.decode(genome)
+    assert isinstance(pruned, PruneWeights)
+    assert pruned.pattern == "2:4"
+    assert not pruned.ratios
+
+
+def test_a_pass_that_stands_in_the_pool_twice_has_genes_for_each() -> None:
+    of = space(Prune(order="worst"), Touch(), Prune())
+    assert {"toy-prune/strength", "toy-prune.2/strength"} <= of.index.keys()
+    assert [item.name for item in of.decode(of.default)] == ["toy-prune", "toy-touch", "toy-prune"]
+
+
+def test_what_has_no_place_in_the_space_is_left_out() -> None:
+    of = space(Prune(), rounds=1)
+    strangers: tuple[Pass, ...] = (Touch(), Prune(ratio=0.2), Prune(ratio=0.5))
+    (kept,) = of.decode(of.encode(strangers))
+    assert isinstance(kept, Prune)
+    assert kept.ratio == pytest.approx(0.5, abs=1e-3)
+
+
+def test_shifting_changes_strengths_of_passes_that_run_and_nothing_else() -> None:
+    of = space()
+    shifted = of.shifted(of.default, 0.2)
+    changed = np.flatnonzero(shifted != of.default)
+    assert [of.genes[index].name for index in changed] == ["toy-prune/strength"]
+    off = of.default.copy()
+    off[of.index["toy-prune#1/on"]] = 0.0
+    assert np.array_equal(of.shifted(off, 0.2), off)
+
+
+def test_structure_is_blind_to_numbers_only() -> None:
+    of = space()
+    same = of.shifted(of.default, 0.2)
+    same[of.index["toy-touch#1.scale"]] = 1.0
+    same[of.index["toy-prune/deviation[w3]"]] = 0.1
+    assert of.structure(same) == of.structure(of.default)
+    other = of.default.copy()
+    other[of.index["toy-prune#1/order"]] = 0.99
+    assert of.structure(other) != of.structure(of.default)
+
+
+def test_variations_are_every_choice_and_all_rounds() -> None:
+    of = space(rounds=2)
+    texts = [format_pipeline(of.decode(item)) for item in of.variations(of.default)]
+    assert len(texts) == len(set(texts)) == 2
+    assert sum("order=worst" in text for text in texts) == 1
+    assert sum(text.count("toy-prune") == 2 for text in texts) == 1
+
+
+def test_ratios_that_came_out_can_be_spelt_out() -> None:
+    of = space()
+    spelt = of.reallocated(of.default, {"w2": 0.6, "w3": 0.9, "elsewhere": 0.1})
+    (pruned, _) = of.decode(spelt)
+    assert isinstance(pruned, Prune)
+    assert dict(pruned.ratios) == pytest.approx({"w2": 0.6, "w3": 0.9}, abs=2e-3)
+    assert pruned.ratio == pytest.approx(0.75, abs=2e-3)
+
+
+def test_only_deviations_have_a_gradient() -> None:
+    of = space()
+    names = [gene.name for gene, free in zip(of.genes, of.continuous, strict=True) if free]
+    assert names == [f"toy-prune/deviation[{name}]" for name in UNITS]
+
+
+def test_small_units_keep_more_where_allocation_is_graded() -> None:
+    of = Space(parse_pipeline("prune-weights"), units=lambda _: {"small": 100, "big": 900})
+    graded, by_threshold = of.allocations(of.default)
+    (pruned,) = of.decode(graded)
+    assert isinstance(pruned, PruneWeights)
+    density = {name: 1 - ratio for name, ratio in pruned.ratios.items()}
+    assert density["small"] / density["big"] == pytest.approx(3, rel=0.01)
+    (pruned,) = of.decode(by_threshold)
+    assert isinstance(pruned, PruneWeights)
+    assert pruned.allocation == "global"
