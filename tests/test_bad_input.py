@@ -436,7 +436,7 @@ def test_full_disk(case: Case, limit: int) -> None:
         [sys.executable, "-m", "surgery_ir", *command_line(case, *side_files(case))],
         capture_output=True,
         text=True,
-        env=ENVIRONMENT,
+        env={**ENVIRONMENT, "PYTHONDONTWRITEBYTECODE": "1"},  # or it would leave truncated bytecode in the checkout
         check=False,
         timeout=120,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
