@@ -52,9 +52,16 @@ def show(*items: RenderableType) -> None:
     print("\n".join(line.rstrip() for line in capture.get().removesuffix("\n").split("\n")))
 
 
+class _Console(Console):
+    """Leaves a reader that went away to the command, which has an exit code for it; rich itself would exit with 1."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def _console(stream: TextIO) -> Console:
     width = None if stream.isatty() else PLAIN_WIDTH
-    return Console(file=stream, width=width, markup=False, highlight=False, emoji=False, soft_wrap=False)
+    return _Console(file=stream, width=width, markup=False, highlight=False, emoji=False, soft_wrap=False)
 
 
 @contextmanager
