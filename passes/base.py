@@ -34,13 +34,19 @@ def silent(what: str, done: int, total: int) -> None:
 class Cache:
     """Results that several passes and candidates share, the latest used kept; safe to use from threads.
 
-    Whoever asks first computes; who asks for the same meanwhile waits, and nobody else does.
+    Whoever asks first computes; who asks for the same meanwhile waits, and nobody else does. What is pinned stays,
+    however much follows.
     """
 
     def __init__(self, size: int = 16) -> None:
         self.size = size
         self._items: OrderedDict[Hashable, Future[Any]] = OrderedDict()
+        self._pinned: Hashable = None
         self._lock = threading.Lock()
+
+    def pin(self, key: Hashable) -> None:
+        """Keep what is under ``key``, instead of what was pinned before."""
+        self._pinned = key
 
     def get(self, key: Hashable, compute: Callable[[], T]) -> T:
         """Give what is kept under ``key``, computing it the first time."""
@@ -49,8 +55,9 @@ class Cache:
             item: Future[T] = Future() if known is None else known
             self._items[key] = item
             self._items.move_to_end(key)
-            while len(self._items) > self.size:
-                self._items.popitem(last=False)
+            surplus = max(0, len(self._items) - self.size)
+            for other in [other for other in self._items if other != self._pinned][:surplus]:
+                del self._items[other]
         if known is None:
             try:
                 item.set_result(compute())

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from surgery_ir.analysis.cost import cost, layer_costs
+from surgery_ir.analysis.cost import cost
 from surgery_ir.analysis.samples import Samples
 from surgery_ir.analysis.trace import sample_shapes
 from surgery_ir.backends.base import Backend, backend
@@ -329,7 +329,7 @@ def _measure(
         "compressed": smaller,
         "fidelity": faithful,
         "verified": verified,
-        "layers": compare_layers(layer_costs(dense, shapes[0]), layer_costs(compressed, shapes[1])),
+        "layers": compare_layers(costs[0].layers, costs[1].layers),
     }
 
 

@@ -8,12 +8,11 @@ from numpy.typing import NDArray
 
 from surgery_ir.graph.editor import Editor
 from surgery_ir.graph.model import Graph
+from surgery_ir.graph.view import STANDARD
 from surgery_ir.passes.base import Refusal
 from surgery_ir.passes.bias import store_bias
 
 __all__ = ["fold_batchnorm"]
-
-STANDARD = ("", "ai.onnx")
 
 
 def fold_batchnorm(editor: Editor) -> list[Refusal]:

@@ -12,6 +12,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from surgery_ir.graph.editor import Editor
 from surgery_ir.graph.model import Graph
+from surgery_ir.graph.view import STANDARD
 from surgery_ir.passes.base import Pass, PassContext, Refusal
 from surgery_ir.passes.cleanup.batchnorm import fold_batchnorm
 from surgery_ir.passes.cleanup.constants import fold_constants
@@ -49,7 +50,7 @@ def _remove_identities(editor: Editor) -> list[Refusal]:
     """
     refusals: list[Refusal] = []
     for node in list(editor.graph.model.graph):
-        if node.op_type not in ("Identity", "Dropout") or node.domain not in ("", "ai.onnx") or node.inputs[0] is None:
+        if node.op_type not in ("Identity", "Dropout") or node.domain not in STANDARD or node.inputs[0] is None:
             continue
         reason = _reason_against_removal(editor.graph, node, node.inputs[0])
         if reason is None:

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from surgery_ir.errors import BackendError
 from surgery_ir.graph.editor import Editor
 from surgery_ir.graph.extract import Cutter
+from surgery_ir.graph.view import STANDARD
 from surgery_ir.passes.base import PassContext, Refusal
 
 __all__ = ["fold_constants"]
@@ -61,7 +62,7 @@ def fold_constants(editor: Editor, ctx: PassContext) -> list[Refusal]:
 
 
 def _is_foldable(node: ir.Node) -> bool:
-    if node.domain not in ("", "ai.onnx") or node.op_type in KEPT | RANDOM or not node.inputs:
+    if node.domain not in STANDARD or node.op_type in KEPT | RANDOM or not node.inputs:
         return False
     kinds = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
     return all(attribute.is_ref() or attribute.type not in kinds for attribute in node.attributes.values())

@@ -19,12 +19,13 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from surgery_ir.analysis.macs import Macs, bodies, node_macs
+from surgery_ir.analysis.macs import Macs, node_macs
 from surgery_ir.analysis.shapes import Shape, infer_shapes
 from surgery_ir.graph.collector import collector_paused
 from surgery_ir.graph.editor import carries_connections
 from surgery_ir.graph.model import Graph, skeleton
 from surgery_ir.graph.sparse import INDEX_BYTES, graphs_of, is_sparse
+from surgery_ir.graph.view import bodies
 
 __all__ = ["Cost", "LayerCost", "cost", "layer_costs"]
 
@@ -39,6 +40,7 @@ class Cost:
     """Cost of a graph.
 
     ``macs`` and ``sparse_macs`` are ``None`` where an operator's shapes are not known; ``unknown`` names those.
+    ``layers`` are the costs of the operators that the totals are made of, as :func:`layer_costs` gives them.
     """
 
     params: int
@@ -47,6 +49,7 @@ class Cost:
     macs: int | None
     sparse_macs: int | None
     unknown: tuple[str, ...] = ()
+    layers: tuple[LayerCost, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,7 @@ def cost(graph: Graph, shapes: Mapping[str, Sequence[int]] | None = None) -> Cos
         macs=None if unknown else sum(layer.macs or 0 for layer in layers),
         sparse_macs=None if unknown else sum(layer.sparse_macs or 0 for layer in layers),
         unknown=unknown,
+        layers=layers,
     )
 
 

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from surgery_ir.graph.collector import collector_paused
 from surgery_ir.graph.editor import WEIGHT_INPUTS
 from surgery_ir.graph.model import Graph
+from surgery_ir.graph.view import STANDARD, bodies
 
 __all__ = ["Geometry", "Layer", "Layers", "Skipped", "find_layers"]
 
-STANDARD = ("", "ai.onnx")
 WEIGHTED_OPERATORS = frozenset(WEIGHT_INPUTS) - {"Conv", "Gemm", "MatMul"}
 FLOATING = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 QUANTISED = "its weights are quantised"
@@ -217,19 +217,9 @@ def _unfolded(graph: Graph) -> dict[ir.Value, str]:
 
 
 def _weighted_operators_inside(node: ir.Node) -> int:
-    count = 0
-    for attribute in node.attributes.values():
-        if attribute.is_ref():
-            continue
-        if attribute.type == ir.AttributeType.GRAPH:
-            graphs = [attribute.as_graph()]
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            graphs = list(attribute.as_graphs())
-        else:
-            continue
-        for graph in graphs:
-            count += sum(item.op_type in WEIGHT_INPUTS for item in ir.traversal.RecursiveGraphIterator(graph))
-    return count
+    return sum(
+        item.op_type in WEIGHT_INPUTS for body in bodies(node) for item in ir.traversal.RecursiveGraphIterator(body)
+    )
 
 
 def _foreign_use(value: ir.Value, op_type: str, index: int) -> str | None:

@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from surgery_ir.analysis.shapes import STANDARD_DOMAINS, Shape
+from surgery_ir.analysis.shapes import Shape
+from surgery_ir.graph.shapes import STANDARD_DOMAINS
+from surgery_ir.graph.view import bodies
 
-__all__ = ["Macs", "bodies", "node_macs"]
+__all__ = ["Macs", "node_macs"]
 
 OPAQUE = frozenset({"Attention", "LinearAttention", "FlexAttention"})
 """Standard operators that multiply and have no rule."""
@@ -92,17 +94,6 @@ def _is_opaque(node: ir.Node, functions: Container[tuple[str, str]]) -> bool:
 
 def _may_multiply(node: ir.Node, functions: Container[tuple[str, str]]) -> bool:
     return node.op_type in RULES or _is_opaque(node, functions)
-
-
-def bodies(node: ir.Node) -> Iterator[ir.Graph]:
-    """Yield the subgraphs of ``node``."""
-    for attribute in node.attributes.values():
-        if attribute.is_ref():
-            continue
-        if attribute.type == ir.AttributeType.GRAPH:
-            yield attribute.as_graph()
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            yield from attribute.as_graphs()
 
 
 def _inner_nodes(node: ir.Node) -> Iterator[ir.Node]:

@@ -10,13 +10,12 @@ from onnx import shape_inference
 from surgery_ir.errors import DataError
 from surgery_ir.graph.collector import collector_paused
 from surgery_ir.graph.model import Graph, skeleton
+from surgery_ir.graph.shapes import STANDARD_DOMAINS
 
-__all__ = ["STANDARD_DOMAINS", "Shape", "infer_shapes"]
+__all__ = ["Shape", "infer_shapes"]
 
 Shape = tuple[int | None, ...]
 """Sizes of the axes; ``None`` where one is not known."""
-
-STANDARD_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"})
 
 
 @collector_paused()

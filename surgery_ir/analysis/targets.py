@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from surgery_ir.analysis.layers import STANDARD, Layer
+from surgery_ir.analysis.layers import Layer
 from surgery_ir.analysis.shapes import Shape, infer_shapes
 from surgery_ir.graph.collector import collector_paused
 from surgery_ir.graph.model import Graph
-from surgery_ir.graph.view import Operator, View
+from surgery_ir.graph.view import STANDARD, Operator, View
 
 __all__ = ["Target", "plan"]
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
+from surgery_ir.graph.view import STANDARD
+
 __all__ = ["follow_identities", "lift_constants", "name_nodes"]
 
 LAST_IR_WITH_INPUTS = 3
@@ -29,7 +31,7 @@ def follow_identities(model: ir.Model) -> None:
     The initializer becomes shared; whoever writes one consumer's weights must deal with the others.
     """
     for node in list(model.graph):
-        if node.op_type != "Identity" or node.domain not in ("", "ai.onnx") or not node.inputs:
+        if node.op_type != "Identity" or node.domain not in STANDARD or not node.inputs:
             continue
         source, target = node.inputs[0], node.outputs[0]
         if source is None or not source.is_initializer() or target.is_graph_output():

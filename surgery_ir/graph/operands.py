@@ -12,6 +12,7 @@ import onnx
 import onnx_ir as ir
 
 from surgery_ir.graph.model import Graph
+from surgery_ir.graph.view import STANDARD
 
 __all__ = ["operand_faults"]
 
@@ -19,7 +20,6 @@ Shape = tuple[int | None, ...] | None
 Clash = tuple[str, int | None, str, int | None]
 """Two sizes that must be equal where both are known, each behind what it is the size of."""
 
-STANDARD = ("", "ai.onnx")
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 

@@ -13,7 +13,7 @@ from surgery_ir.graph import sparse
 from surgery_ir.graph.model import Graph, skeleton
 from surgery_ir.graph.operands import operand_faults
 
-__all__ = ["Fault", "infer_types", "settle_shapes", "shape_faults"]
+__all__ = ["STANDARD_DOMAINS", "Fault", "infer_types", "settle_shapes", "shape_faults"]
 
 FAULT = re.compile(r"^\(op_type:(?P<op_type>\S+?)(?:, node name: (?P<node>.*?))?\): (?P<text>.*)$")
 STANDARD_DOMAINS = ("", "ai.onnx", "ai.onnx.ml")

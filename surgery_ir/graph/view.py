@@ -11,7 +11,10 @@ import onnx_ir as ir
 
 from surgery_ir.graph.collector import collector_paused
 
-__all__ = ["Operator", "Tensor", "View", "build_view"]
+__all__ = ["STANDARD", "Operator", "Tensor", "View", "bodies", "build_view", "captured_values"]
+
+STANDARD = ("", "ai.onnx")
+"""Names of the domain of ONNX's own operators."""
 
 
 @dataclass(frozen=True, slots=True)

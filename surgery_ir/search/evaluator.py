@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from surgery_ir.analysis.cost import Cost, LayerCost, cost, layer_costs
+from surgery_ir.analysis.cost import Cost, LayerCost, cost
 from surgery_ir.analysis.samples import Samples
 from surgery_ir.analysis.trace import sample_shapes
 from surgery_ir.backends.base import Backend
@@ -74,7 +74,6 @@ class Evaluator:
         self.goal = goal
         self.prologue = prologue
         self.workers = 1 if goal.needs_latency else max(1, workers)
-        self.evaluated = self.failed = self.refused = 0
         self.seen: dict[str, Candidate] = {}
         self.networks = Prefixes(graph, ctx)
         self._study = study
@@ -82,9 +81,24 @@ class Evaluator:
         self._timed = backend.load(graph, threads=1) if goal.needs_latency else dense
         self.scorer = Scorer(dense, selection, metric, goal.max_drop, ctx.seed)
         self._feeds = next(iter(selection.take(1).batches(graph, 1))).feeds
-        shapes = sample_shapes(graph, backend, self._feeds)
-        self._layers = layer_costs(graph, shapes)
-        self._costs = _quantities(cost(graph, shapes))
+        whole = cost(graph, sample_shapes(graph, backend, self._feeds))
+        self._layers = whole.layers
+        self._costs = _quantities(whole)
+
+    @property
+    def evaluated(self) -> int:
+        """Profiles that were evaluated."""
+        return len(self.seen)
+
+    @property
+    def failed(self) -> int:
+        """Profiles that could not be applied or run."""
+        return sum(bool(item.failure) for item in self.seen.values())
+
+    @property
+    def refused(self) -> int:
+        """Profiles of which a pass changed nothing."""
+        return sum(item.refused for item in self.seen.values())
 
     def evaluate(
         self, profiles: Sequence[Sequence[Pass]], tick: Callable[[int], None] = lambda done: None
@@ -103,11 +117,7 @@ class Evaluator:
         else:
             with ThreadPoolExecutor(min(self.workers, len(missing)), "candidate") as pool:
                 known.update(_counted(pool.map(self._try, missing.values()), tick))
-        for text in fresh:
-            candidate = self.seen[text] = known[text]
-            self.evaluated += 1
-            self.failed += bool(candidate.failure)
-            self.refused += candidate.refused
+        self.seen.update((text, known[text]) for text in fresh)
         return [self.seen[text] for text in texts]
 
     def _try(self, passes: Sequence[Pass]) -> Candidate:
@@ -123,8 +133,8 @@ class Evaluator:
 
     def _measure(self, passes: Sequence[Pass], network: Network) -> Candidate:
         session = self.backend.load(network.graph)
-        shapes = sample_shapes(network.graph, self.backend, self._feeds)
-        quantities = _quantities(cost(network.graph, shapes))
+        costs = cost(network.graph, sample_shapes(network.graph, self.backend, self._feeds))
+        quantities = _quantities(costs)
         shares = {name: value / self._costs[name] for name, value in quantities.items() if self._costs.get(name)}
         total = connections(network.edits)
         created = plasticity(network.edits)
@@ -152,7 +162,7 @@ class Evaluator:
             plasticity=created,
             changed=changed,
             refused=idle > 0,
-            density=_densities(self._layers, layer_costs(network.graph, shapes)),
+            density=_densities(self._layers, costs.layers),
         )
 
 

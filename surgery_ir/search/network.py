@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 
 from surgery_ir.graph.edits import Edit
 from surgery_ir.graph.model import Graph
-from surgery_ir.passes.base import Pass, PassContext, Refusal, run_pass
+from surgery_ir.passes.base import Cache, Pass, PassContext, Refusal, run_pass
 from surgery_ir.passes.spec import format_pipeline
 
 __all__ = ["Network", "Prefixes"]
@@ -47,11 +45,9 @@ class Prefixes:
 
     def __init__(self, graph: Graph, ctx: PassContext, size: int = 12) -> None:
         self.ctx = ctx
-        self.size = size
         self.runs = 0
         self._start = Network(graph)
-        self._kept: OrderedDict[str, Future[Network]] = OrderedDict()
-        self._pinned = ""
+        self._kept = Cache(size)
         self._lock = threading.Lock()
 
     def apply(self, passes: Sequence[Pass]) -> Network:
@@ -62,31 +58,11 @@ class Prefixes:
         SurgeryError
             A pass failed; nothing of it is kept.
         """
-        if not passes:
-            return self._start
-        key = format_pipeline(passes)
-        with self._lock:
-            found = self._kept.get(key)
-            if found is not None:
-                self._kept.move_to_end(key)
-            else:
-                mine = self._kept[key] = Future[Network]()
-                self._evict()
-        if found is not None:
-            return found.result()
-        try:
-            network = self._run(passes)
-        except BaseException as error:
-            with self._lock:
-                self._kept.pop(key, None)
-            mine.set_exception(error)
-            raise
-        mine.set_result(network)
-        return network
+        return self._kept.get(format_pipeline(passes), lambda: self._run(passes)) if passes else self._start
 
     def pin(self, profile: str) -> None:
         """Keep the result of this pipeline, instead of what was pinned before, however many follow."""
-        self._pinned = profile
+        self._kept.pin(profile)
 
     def _run(self, passes: Sequence[Pass]) -> Network:
         before = self.apply(passes[:-1])
@@ -100,10 +76,3 @@ class Prefixes:
             (*before.refusals, *outcome.refusals),
             (*before.idle, *idle),
         )
-
-    def _evict(self) -> None:
-        for key in list(self._kept):
-            if len(self._kept) <= self.size:
-                return
-            if key != self._pinned:
-                del self._kept[key]

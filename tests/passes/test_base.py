@@ -134,6 +134,14 @@ def test_the_cache_computes_once() -> None:
     assert [cache.get("a", compute), cache.get("a", compute), cache.get("b", compute)] == [1, 1, 2]
 
 
+def test_nothing_is_dropped_before_the_cache_is_full() -> None:
+    cache, computed = Cache(size=8), []
+    for _ in range(2):
+        for key in range(6):
+            cache.get(key, lambda key=key: computed.append(key))  # type: ignore[misc]
+    assert computed == list(range(6))
+
+
 def test_the_cache_keeps_what_was_used_last() -> None:
     cache, computed = Cache(size=2), []
 
