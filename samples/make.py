@@ -1,4 +1,4 @@
-"""Train and export the sample model, and cut its data sets.
+"""Train and export the first sample model, and cut the data sets of both.
 
 Needs ``torch``, ``onnx`` and the Debian package ``dataset-fashion-mnist``::
 
@@ -11,29 +11,18 @@ selection and report sets come from the test images, carry labels and share no i
 from __future__ import annotations
 
 import argparse
-import gzip
-import math
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
+from fashion import accuracy, read_split, train
 from torch import Tensor, nn
 from torch.nn import functional
 
 HERE = Path(__file__).resolve().parent
-IDX = Path("/usr/share/datasets/fashion-mnist")
 CALIBRATION, SELECTION, REPORT = 1024, 3000, 5000
-
-
-def read_idx(path: Path) -> NDArray[np.uint8]:
-    """Read a gzipped idx file of unsigned bytes (LeCun's MNIST format)."""
-    raw = gzip.decompress(path.read_bytes())
-    rank = raw[3]
-    shape = np.frombuffer(raw, ">i4", rank, offset=4)
-    return np.frombuffer(raw, np.uint8, offset=4 + 4 * rank).reshape(tuple(shape))
 
 
 class Block(nn.Module):
@@ -68,36 +57,6 @@ class ResNet(nn.Module):
         return cast(Tensor, self.head(x.mean((2, 3))))
 
 
-def train(model: nn.Module, images: Tensor, labels: Tensor, epochs: int, batch: int = 128) -> None:
-    """SGD with one cycle of the learning rate, random shifts and mirror images, on all training images."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
-    steps = math.ceil(len(images) / batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.2, epochs * steps, pct_start=0.2)
-    padded = functional.pad(images, (2, 2, 2, 2))
-    for epoch in range(epochs):
-        model.train()
-        total = 0.0
-        for index in torch.randperm(len(images)).split(batch):
-            dy, dx = torch.randint(0, 5, (2,)).tolist()
-            x = padded[index, :, dy : dy + 28, dx : dx + 28]
-            x = torch.where(torch.rand(len(index), 1, 1, 1) < 0.5, x.flip(3), x)
-            loss = functional.cross_entropy(model(x.contiguous(memory_format=torch.channels_last)), labels[index])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            total += loss.item()
-        print(f"epoch {epoch + 1}/{epochs}: mean loss {total / steps:.4f}", flush=True)
-
-
-def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    model.eval()
-    with torch.no_grad():
-        batches = zip(images.split(500), labels.split(500), strict=True)
-        right = sum(int((model(x).argmax(1) == y).sum()) for x, y in batches)
-    return right / len(images)
-
-
 def export(model: nn.Module, path: Path) -> None:
     """Write ONNX with BatchNorm nodes kept, a free batch axis, and the initializer names of the state dict."""
     model.eval()
@@ -121,10 +80,8 @@ def main() -> None:
     torch.manual_seed(options.seed)
     rng = np.random.default_rng(options.seed)
 
-    train_images = read_idx(IDX / "train-images-idx3-ubyte.gz")[:, None]
-    train_labels = read_idx(IDX / "train-labels-idx1-ubyte.gz").astype(np.int64)
-    test_images = read_idx(IDX / "t10k-images-idx3-ubyte.gz")[:, None]
-    test_labels = read_idx(IDX / "t10k-labels-idx1-ubyte.gz").astype(np.int64)
+    train_images, train_labels = read_split("train")
+    test_images, test_labels = read_split("t10k")
 
     calibration = rng.permutation(len(train_images))[:CALIBRATION]
     test = rng.permutation(len(test_images))
@@ -134,7 +91,8 @@ def main() -> None:
     np.savez_compressed(options.out / "report.npz", image=test_images[report], label=test_labels[report])
 
     model = ResNet().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    train(model, torch.from_numpy(train_images), torch.from_numpy(train_labels), options.epochs)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    train(model, optimizer, 0.2, torch.from_numpy(train_images), torch.from_numpy(train_labels), options.epochs)
     reached = accuracy(model, torch.from_numpy(test_images), torch.from_numpy(test_labels))
     print(f"accuracy on the 10,000 test images: {reached:.4f}")
     export(model.to(memory_format=torch.contiguous_format), options.out / "fashion_resnet.onnx")  # type: ignore[call-overload]
