@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from surgery_ir.analysis.runtime import Runtime
 from surgery_ir.analysis.samples import Samples
@@ -106,6 +106,8 @@ class PassContext:
         Shared between the candidates of a search.
     progress
         Told how far long work has come.
+    prove
+        Whether cuts are proven by running them; a search leaves that to its winner.
     """
 
     reference: Graph
@@ -114,6 +116,7 @@ class PassContext:
     seed: int = 0
     cache: Cache = field(default_factory=Cache)
     progress: Progress = silent
+    prove: bool = True
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,13 @@ class Pass:
     needs_samples: ClassVar[bool] = False
     runs_code: ClassVar[bool] = False
     """Whether an option names Python code; a profile with such a pass is replayed only where it is trusted."""
+    serves: ClassVar[frozenset[str]] = frozenset()
+    """What a search applies it for without being asked: quantities that it lowers, or ``metric``, which it restores.
+
+    A pass that serves nothing has to be named.
+    """
+    proves: ClassVar[bool] = False
+    """Whether it looks at :attr:`PassContext.prove`; a search proves such passes of its winner."""
 
     def __post_init__(self) -> None:
         """Check every option."""
@@ -142,6 +152,10 @@ class Pass:
         """Say why this graph cannot be worked on at all, or ``None``. Must not change anything."""
         return None
 
+    def settle(self, graph: Graph, ctx: PassContext) -> Self:
+        """Give the same pass with all that it would measure on this machine spelled out, so that it can be replayed."""
+        return self
+
     def apply(self, editor: Editor, ctx: PassContext) -> Sequence[Refusal]:
         """Change the graph through ``editor``; return what was left alone, and why."""
         raise NotImplementedError
@@ -155,12 +169,14 @@ def _create(cls: type[Pass], values: dict[str, object]) -> Pass:
 class Outcome:
     """What a pass did.
 
-    ``graph`` is the input itself where nothing changed, a changed copy otherwise.
+    ``graph`` is the input itself where nothing changed, a changed copy otherwise. ``applied`` is the pass as it was
+    settled; applying it again gives the same graph.
     """
 
     graph: Graph
     edits: tuple[Edit, ...] = ()
     refusals: tuple[Refusal, ...] = ()
+    applied: Pass | None = None
 
     @property
     def changed(self) -> bool:
@@ -169,7 +185,7 @@ class Outcome:
 
 
 def run_pass(pass_: Pass, graph: Graph, ctx: PassContext) -> Outcome:
-    """Run ``pass_`` on a copy of ``graph``: clone, check, apply, verify.
+    """Run ``pass_`` on a copy of ``graph``: clone, check, settle, apply, verify.
 
     Raises
     ------
@@ -183,23 +199,24 @@ def run_pass(pass_: Pass, graph: Graph, ctx: PassContext) -> Outcome:
         return tuple(Refusal(item.reason, item.nodes, pass_.name) for item in refusals)
 
     if pass_.needs_samples and ctx.samples is None:
-        return Outcome(graph, refusals=signed([Refusal("needs sample inputs: pass --data")]))
+        return Outcome(graph, refusals=signed([Refusal("needs sample inputs: pass --data")]), applied=pass_)
     refusal = pass_.check(graph, ctx)
     if refusal is not None:
-        return Outcome(graph, refusals=signed([refusal]))
+        return Outcome(graph, refusals=signed([refusal]), applied=pass_)
     editor = Editor(graph.clone(), pass_.name)
     with single_threaded_blas():
+        pass_ = pass_.settle(graph, ctx)
         refusals = pass_.apply(editor, ctx)
     if not editor.edits:
         if not refusals:
             raise PassError(f"{pass_.name}: changed nothing and gave no reason")
-        return Outcome(graph, refusals=signed(refusals))
+        return Outcome(graph, refusals=signed(refusals), applied=pass_)
     try:
         verify(editor.graph)
     except VerificationError as error:
         raise VerificationError(f"after {pass_.name}: {error}", error.neighbourhood) from error
     _check_interface(pass_, graph, editor.graph)
-    return Outcome(editor.graph, tuple(editor.edits), signed(refusals))
+    return Outcome(editor.graph, tuple(editor.edits), signed(refusals), pass_)
 
 
 def _check_interface(pass_: Pass, before: Graph, after: Graph) -> None:

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from surgery_ir.errors import SpecError
 
-__all__ = ["Help", "Option", "Range", "Value", "options_of", "validate"]
+__all__ = ["Help", "Option", "Range", "Searched", "Value", "options_of", "validate"]
 
 Value = bool | int | float | str | Mapping[str, float]
 """What an option can hold; a mapping gives a number for each layer it names."""
@@ -37,6 +37,13 @@ class Range:
 
 
 @dataclass(frozen=True, slots=True)
+class Searched:
+    """Choices that a search tries, where not all are worth it; the others have to be asked for."""
+
+    choices: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Help:
     """One line about an option."""
 
@@ -48,6 +55,7 @@ class Option:
     """An option as its field declares it.
 
     ``kind`` is ``bool``, ``int``, ``float``, ``str``, ``choice`` or ``map``; ``optional`` ones may be ``None``.
+    ``searched`` are the choices that a search tries.
     """
 
     name: str
@@ -58,6 +66,7 @@ class Option:
     choices: tuple[str, ...] = ()
     range: Range | None = None
     help: str = ""
+    searched: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """Say in a few words which values are valid."""
@@ -149,6 +158,7 @@ def validate(instance: Any) -> None:
 def _option(field: dataclasses.Field[Any], hint: Any) -> Option:
     span: Range | None = None
     text = ""
+    searched: tuple[str, ...] = ()
     if get_origin(hint) is Annotated:
         hint, *extras = get_args(hint)
         for extra in extras:
@@ -156,6 +166,8 @@ def _option(field: dataclasses.Field[Any], hint: Any) -> Option:
                 span = extra
             elif isinstance(extra, Help):
                 text = extra.text
+            elif isinstance(extra, Searched):
+                searched = extra.choices
     optional = False
     if get_origin(hint) in (Union, types.UnionType):
         members = [item for item in get_args(hint) if item is not type(None)]
@@ -176,4 +188,4 @@ def _option(field: dataclasses.Field[Any], hint: Any) -> Option:
         default = field.default_factory()
     else:
         required = True
-    return Option(field.name, kind, default, required, optional, choices, span, text)
+    return Option(field.name, kind, default, required, optional, choices, span, text, searched or choices)

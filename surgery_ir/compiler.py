@@ -26,18 +26,19 @@ from surgery_ir.passes.base import Pass, PassContext, Progress, Refusal, silent
 from surgery_ir.passes.spec import create, parse_pipeline
 from surgery_ir.report import Candidate as Reported
 from surgery_ir.report import Measurement, Report, Search, compare_layers
-from surgery_ir.search.candidate import Candidate, pareto_front
+from surgery_ir.search.candidate import pareto_front
 from surgery_ir.search.dealing import Data, Roles, calibration_part, check_labels, deal, load_samples
 from surgery_ir.search.evaluator import Evaluator
 from surgery_ir.search.goal import Goal
 from surgery_ir.search.loop import Criteria, Found, search
 from surgery_ir.search.network import Network, Prefixes
 from surgery_ir.search.policy import SearchPolicy
-from surgery_ir.search.pool import PROLOGUE, default_pool, read_pool, weight_units
+from surgery_ir.search.pool import PROLOGUE, budgets, default_pool, read_pool, weight_units
 from surgery_ir.search.profile import CompressionProfile
 from surgery_ir.search.searcher import OPTIMIZER
 from surgery_ir.search.space import Space
 from surgery_ir.search.study import Study, digest_samples
+from surgery_ir.search.winner import CONFIRMING_SECONDS, Winner, choose
 from surgery_ir.version import __version__
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ def compile(
     dense = load_model(_path(model)).graph
     roles = deal(dense, data, selection_data, eval_data, labels, seed)
     runtime = backend(provider)
-    pool = default_pool(goal) if passes is None else read_pool(passes)
+    pool = default_pool(goal) if passes is None else read_pool(passes, goal)
     prologue = tuple(create(name, {}) for name in PROLOGUE)
     judge = find_metric(metric or ("fidelity" if roles.selection.labels is None else "accuracy"))
     ctx = PassContext(dense, runtime, roles.calibration, seed)
@@ -175,25 +176,29 @@ def compile(
         dense, ctx, runtime, roles.selection, judge, goal, prologue=len(prologue), workers=workers, study=kept
     )
     reserve = 2.5 * (time.perf_counter() - began) * len(roles.report) / len(roles.selection) + 1.5 * LATENCY_SECONDS
+    reserve += 1.5 * CONFIRMING_SECONDS if goal.minimize == "latency" else 0.0
     units = weight_units(evaluator.networks.apply(prologue).graph)
-    space = Space(pool, prologue, lambda _: units)
+    space = Space(pool, prologue, lambda _: units, budgets=budgets(goal))
     if budget is None and time_limit is None:
         budget = DEFAULT_BUDGET
     criteria = Criteria(budget, time_limit, reserve, start=start)
     found = search(space, evaluator, goal, criteria, policy, seed=seed, progress=progress)
-    best = _meets(found, goal)
-    chosen = parse_pipeline(best.profile) if best is not None else prologue
-    network = evaluator.networks.apply(chosen)
+    progress("proving", 0, 0)
+    winner = choose(found.candidates, evaluator, goal)
+    if winner.candidate is None and goal.targets:
+        raise _unmet(found, goal)
+    network = winner.network or evaluator.networks.apply(prologue)
+    chosen = CompressionProfile(network.applied, seed, roles.shares, _source(dense))
     progress("measuring", 0, 0)
     judge = find_metric(metric or ("fidelity" if roles.report.labels is None else "accuracy"))
     measured = _measure(dense, network.graph, runtime, roles.report, judge)
     report = Report(
         **measured,
-        profile=str(CompressionProfile(chosen)),
+        profile=str(chosen),
         edits=network.edits,
         policy=found.policy.to_plain(),
-        refusals=_reasons(network, evaluator, found, goal),
-        pareto=_pareto(found, evaluator.scorer.baseline.name),
+        refusals=_reasons(network, evaluator, found, winner, goal),
+        pareto=_pareto(found, winner, evaluator.scorer.baseline.name),
         search=Search(
             evaluated=evaluator.evaluated,
             refused=evaluator.refused,
@@ -203,7 +208,7 @@ def compile(
             optimizer=OPTIMIZER,
         ),
     )
-    return Result(network.graph, CompressionProfile(chosen, seed, roles.shares, _source(dense)), report, found.policy)
+    return Result(network.graph, chosen, report, found.policy)
 
 
 def apply(
@@ -267,7 +272,7 @@ def apply(
     fingerprint = source.get("fingerprint")
     if fingerprint is not None:
         measured["verified"]["profile_made_for_this_model"] = fingerprint == dense.fingerprint()
-    profile = CompressionProfile(chosen, seed, tuple(shares), source or _source(dense))
+    profile = CompressionProfile(network.applied, seed, tuple(shares), source or _source(dense))
     report = Report(**measured, profile=str(profile), edits=network.edits, refusals=network.refusals)
     return Result(network.graph, profile, report)
 
@@ -276,14 +281,12 @@ def _path(model: Model) -> Any:
     return Path(model) if isinstance(model, str | os.PathLike) else model
 
 
-def _meets(found: Found, goal: Goal) -> Candidate | None:
-    """The best candidate; ``None`` where only the exact passes are left, which meet any goal without targets."""
-    if found.best is None and goal.targets:
-        tried = [item for item in found.candidates if not item.failure]
-        closest = sorted(tried, key=lambda item: sum(item.excesses(goal)))[:CLOSEST]
-        nearest = f"the closest is {closest[0]}" if closest else "none could be applied"
-        raise ConstraintError(f"no candidate of {len(found.candidates)} meets {goal}; {nearest}", closest)
-    return found.best
+def _unmet(found: Found, goal: Goal) -> ConstraintError:
+    """Say that nothing meets the goal, and what comes closest."""
+    tried = [item for item in found.candidates if not item.failure]
+    closest = sorted(tried, key=lambda item: sum(item.excesses(goal)))[:CLOSEST]
+    nearest = f"the closest is {closest[0]}" if closest else "none could be applied"
+    return ConstraintError(f"no candidate of {len(found.candidates)} meets {goal}; {nearest}", closest)
 
 
 def _measure(
@@ -339,26 +342,28 @@ def _shapes(graph: Graph, runtime: Backend, samples: Samples | None) -> dict[str
     return sample_shapes(graph, runtime, next(samples.take(1).batches(graph, 1)).feeds)
 
 
-def _reasons(network: Network, evaluator: Evaluator, found: Found, goal: Goal) -> tuple[Refusal, ...]:
+def _reasons(network: Network, evaluator: Evaluator, found: Found, winner: Winner, goal: Goal) -> tuple[Refusal, ...]:
     """What the chosen passes left alone; where nothing was cut, why not, from everything that was tried."""
-    if found.best is not None and found.best.changed:
-        return network.refusals
-    failures = dict.fromkeys(item.failure for item in found.candidates if item.failure)
-    reasons = [*network.refusals, *(Refusal(text, pass_name="search") for text in failures)]
-    smaller = [item for item in found.candidates if item.changed]
-    if smaller:
-        closest = min(smaller, key=lambda item: sum(item.excesses(goal)))
-        lacking = f"has measurably less {goal.minimize}" if closest.feasible(goal) else f"meets {goal}"
-        reasons.append(Refusal(f"no smaller model {lacking}; closest: {closest}", pass_name="search"))
-    else:
-        for item in found.candidates:
-            if not item.failure:
-                reasons += evaluator.networks.apply(parse_pipeline(item.profile)).refusals
+    reasons = [*network.refusals, *winner.notes]
+    if winner.candidate is None or not winner.candidate.changed:
+        failures = dict.fromkeys(item.failure for item in found.candidates if item.failure)
+        reasons += [Refusal(text, pass_name="search") for text in failures]
+        smaller = [item for item in found.candidates if item.changed]
+        if smaller:
+            closest = min(smaller, key=lambda item: sum(item.excesses(goal)))
+            lacking = f"has measurably less {goal.minimize}" if closest.feasible(goal) else f"meets {goal}"
+            reasons.append(Refusal(f"no smaller model {lacking}; closest: {closest}", pass_name="search"))
+        else:
+            for item in found.candidates:
+                if not item.failure:
+                    reasons += evaluator.networks.apply(parse_pipeline(item.profile)).refusals
     return tuple({(item.pass_name, item.reason, item.nodes): item for item in reasons}.values())
 
 
-def _pareto(found: Found, metric: str) -> tuple[Reported, ...]:
-    """Candidates that no other one beats, as a report has them."""
+def _pareto(found: Found, winner: Winner, metric: str) -> tuple[Reported, ...]:
+    """Candidates that no other one beats, as a report has them; the winner as it was applied in the end."""
+    candidates = [item for item in found.candidates if winner.tried is None or item.profile != winner.tried]
+    held = [] if winner.candidate is None else [winner.candidate]
     return tuple(
         Reported(
             profile=item.profile,
@@ -369,7 +374,7 @@ def _pareto(found: Found, metric: str) -> tuple[Reported, ...]:
             plasticity=item.plasticity,
             nonzeros=int(item.quantities["nonzeros"]),
         )
-        for item in pareto_front(found.candidates)
+        for item in pareto_front([*candidates, *held])
     )
 
 

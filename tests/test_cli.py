@@ -147,10 +147,29 @@ def test_explain_names_operators_that_are_no_layers(tmp_path: Path, capsys: pyte
       [cell] y = LSTM<hidden_size=4>(x, w, r)
     }"""
     onnx.save(proto(text), path)
-    printed = run(capsys, "explain", path)
+    assert main(["explain", str(path)]) == 1
+    printed, failed = capsys.readouterr()
     assert "There is no layer with constant weights" in printed
     assert "Left alone" in printed
     assert "operator LSTM has no rule" in printed
+    assert failed.splitlines()[-1].endswith("0 of 1 groups of units can be cut: 'y' is an output of the model")
+
+
+def test_explain_lists_groups_and_what_freezes_others(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    explained = json.loads(run(capsys, "explain", model, "--json"))
+    groups = {group["name"]: group for group in explained["groups"]}
+    assert {name: (group["kind"], group["units"], group["read_by"]) for name, group in groups.items()} == {
+        "stem": ("channels", 8, ["inner"]),
+        "inner": ("channels", 8, ["head"]),
+    }
+    assert groups["stem"]["macs_per_unit"] == 64 * 9 + 64 * 72
+    assert groups["inner"]["macs_per_unit"] == 64 * 72 + 5
+    assert explained["frozen"] == [
+        {"name": "head", "units": 5, "operator": "", "op_type": "", "reason": "'y' is an output of the model"}
+    ]
+    text = run(capsys, "explain", model)
+    assert "2 of 3 groups of units can be cut." in text
+    assert "'y' is an output of the model" in text
 
 
 def test_inspect_adds_up(model: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -93,6 +93,73 @@ def test_a_profile_replays_to_the_same_bytes(sets: dict[str, Any], tmp_path: Pat
     assert replayed.report.verified["profile_made_for_this_model"] is True
 
 
+WIDE = """
+net (float[N,6] x) => (float[N,4] y) <float[48,6] w1, float[48] b1, float[48,48] w2, float[48] b2, float[4,48] w3> {
+    h1 = Gemm<transB=1>(x, w1, b1)
+    r1 = Relu(h1)
+    h2 = Gemm<transB=1>(r1, w2, b2)
+    r2 = Relu(h2)
+    y = Gemm<transB=1>(r2, w3)
+}
+"""
+MACS = Goal("macs", max_drop=0.2)
+
+
+def narrower(goal: Goal = MACS, **options: Any) -> Result:
+    feeds = inputs(600, 1)
+    labels = harness.run(harness.graph(WIDE), feeds)["y"].argmax(1)
+    given = {"selection_data": {**feeds, "label": labels}, "labels": "label", "budget": 8, **options}
+    return compile(harness.proto(WIDE), inputs(), goal, **given)
+
+
+def test_fewer_macs_means_smaller_layers() -> None:
+    result = narrower()
+    report = result.report.to_json()
+    assert report["compressed"]["macs"] < 0.8 * report["baseline"]["macs"]
+    assert max(result.graph.array("w2").shape) < 48
+    shrunk = [layer for layer in report["layers"] if layer["compressed"]["macs"] < layer["baseline"]["macs"]]
+    assert len(shrunk) >= 2
+    assert report["edits"]["prune-channels"]["slice"] > 2
+    assert report["connections"]["pruned"] > 500
+    assert report["plasticity"] == 0
+    assert {item["profile"] for item in report["pareto"]} >= {report["profile"]}
+    assert "macs=" not in report["profile"]
+
+
+@pytest.mark.parametrize("minimize", ["macs", "nonzeros", "size"])
+def test_the_same_command_gives_the_same_bytes_and_so_does_its_profile(minimize: Any) -> None:
+    goal = Goal(minimize, max_drop=0.2)
+    one, other = narrower(goal), narrower(goal)
+    assert content(one.graph) == content(other.graph)
+    replayed = apply(harness.proto(WIDE), one.profile, inputs())
+    assert content(replayed.graph) == content(one.graph)
+    assert content(one.graph) != content(harness.graph(WIDE))
+
+
+def test_a_target_for_macs_is_met_whatever_is_minimised() -> None:
+    result = narrower(Goal("nonzeros", max_drop=0.5, targets=("macs<=0.6",)))  # type: ignore[arg-type]
+    assert result.report.compressed.macs is not None
+    assert result.report.baseline.macs is not None
+    assert result.report.compressed.macs <= 0.6 * result.report.baseline.macs
+    assert {"prune-channels", "prune-weights"} <= {item.name for item in result.profile.passes}
+
+
+def test_what_is_not_proven_stays_whole_and_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("surgery_ir.passes.prune.proven.reason_against_cut", lambda *args: "differs")
+    result = narrower(passes="prune-channels{compensate=false criterion=magnitude},repair")
+    assert result.report.compressed.macs == result.report.baseline.macs
+    reasons = [item.reason for item in result.report.refusals]
+    assert any("not every cut" in item for item in reasons), reasons
+
+
+def test_what_gets_no_quicker_stays_as_it_is_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("surgery_ir.search.evaluator.TIMING_SECONDS", 0.001)
+    monkeypatch.setattr("surgery_ir.search.evaluator.ratio", lambda candidate, baseline: 0.98)
+    result = narrower(Goal("latency", max_drop=0.3), passes="prune-channels{multiple=8},repair")
+    assert result.report.compressed.macs == result.report.baseline.macs
+    assert any("measurably less latency" in item.reason for item in result.report.refusals)
+
+
 def test_files_in_and_out(tmp_path: Path) -> None:
     onnx.save(harness.proto(NET), str(tmp_path / "net.onnx"))
     np.savez(tmp_path / "data.npz", **labelled())

@@ -16,13 +16,14 @@ from surgery_ir.graph.view import STANDARD
 from surgery_ir.passes.base import Pass, PassContext, Refusal
 from surgery_ir.passes.cleanup.batchnorm import fold_batchnorm
 from surgery_ir.passes.cleanup.constants import fold_constants
+from surgery_ir.passes.cleanup.shuffles import fold_shuffles
 
 __all__ = ["Canonicalize"]
 
 
 @dataclass(frozen=True)
 class Canonicalize(Pass):
-    """Fold constants and BatchNorm, remove identities, inactive Dropout and dead code. Exact.
+    """Fold constants and BatchNorm, remove identities, inactive Dropout and dead code, write shuffles as Gather. Exact.
 
     Values that survive keep their names: a Conv that swallows its BatchNorm writes the value that the BatchNorm
     wrote, so that the result and the original can be compared tensor by tensor.
@@ -35,6 +36,7 @@ class Canonicalize(Pass):
         changed = True
         while changed:
             before = len(editor.edits)
+            fold_shuffles(editor, ctx)
             refusals = [*fold_constants(editor, ctx), *_remove_identities(editor), *fold_batchnorm(editor)]
             editor.transform("remove-dead", lambda model: bool(RemoveUnusedNodesPass()(model).modified))
             changed = len(editor.edits) > before

@@ -47,6 +47,7 @@ class PruneWeights(Pass):
     """
 
     name: ClassVar[str] = "prune-weights"
+    serves: ClassVar[frozenset[str]] = frozenset({"nonzeros", "size"})
 
     ratio: Annotated[float, Range(0.0, 0.99, search=(0.3, 0.95)), Help("share of zeros that a layer ends with")] = 0.5
     criterion: Annotated[Literal["obs", "wanda", "magnitude"], Help("what makes a weight matter")] = "obs"

@@ -58,6 +58,7 @@ class Repair(Pass):
     """
 
     name: ClassVar[str] = "repair"
+    serves: ClassVar[frozenset[str]] = frozenset({"metric"})
     needs_samples: ClassVar[bool] = True
 
     ridge: Annotated[float, Range(0.0, 10.0, search=(1e-3, 0.1)), Help("pull towards the present weights")] = 0.01

@@ -27,7 +27,7 @@ from surgery_ir.graph.model import Graph, skeleton
 from surgery_ir.graph.sparse import INDEX_BYTES, graphs_of, is_sparse
 from surgery_ir.graph.view import bodies
 
-__all__ = ["Cost", "LayerCost", "cost", "layer_costs"]
+__all__ = ["Cost", "LayerCost", "cost", "is_parameter", "layer_costs"]
 
 NONZEROS = "surgery_ir.nonzeros"
 CHUNK = 1 << 24
@@ -82,7 +82,7 @@ def cost(graph: Graph, shapes: Mapping[str, Sequence[int]] | None = None) -> Cos
     layers = layer_costs(graph, shapes)
     unknown = tuple(layer.name for layer in layers if layer.macs is None)
     values = [value for inner in graph.model.graphs() for value in inner.initializers.values()]
-    parameters = [value for value in values if _is_parameter(value)]
+    parameters = [value for value in values if is_parameter(value)]
     return Cost(
         params=sum(_size(value) for value in parameters),
         nonzeros=sum(_nonzeros(value) for value in parameters),
@@ -116,7 +116,7 @@ def layer_costs(graph: Graph, shapes: Mapping[str, Sequence[int]] | None = None)
             continue
         owned = [value for value in dict.fromkeys([*constants, *inside]) if value not in seen]
         seen.update(owned)
-        parameters = [value for value in owned if _is_parameter(value)]
+        parameters = [value for value in owned if is_parameter(value)]
         macs = node_macs(node, known, functions)
         if parameters or macs is None or macs.total:
             layers.append(
@@ -149,7 +149,8 @@ def _saved_macs(
     return saved
 
 
-def _is_parameter(value: ir.Value) -> bool:
+def is_parameter(value: ir.Value) -> bool:
+    """Whether the scalars of an initializer count as parameters."""
     tensor = value.const_value
     if tensor is None:
         return False

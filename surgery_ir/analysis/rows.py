@@ -73,7 +73,7 @@ class Rows:
 
     def clash(self) -> str | None:
         """Say where the dense target is not of the shape of the layer's output, which an Add may have broadcast."""
-        x, total = next(self._small.values(self.target.layer.input)), next(self._dense.values(self._wanted))
+        x, total = next(self._small.values(self.target.layer.input)), next(self._totals())
         output = self._sampler.output_shape(x.shape)
         if output == total.shape:
             return None
@@ -84,7 +84,7 @@ class Rows:
         skips = self._small.values(self.target.skip) if self.target.skip is not None else None
         inputs = self._small.values(self.target.layer.input)
         start = 0
-        for index, (x, total) in enumerate(zip(inputs, self._dense.values(self._wanted), strict=True)):
+        for index, (x, total) in enumerate(zip(inputs, self._totals(), strict=True)):
             skip = np.broadcast_to(next(skips), total.shape) if skips is not None else None
             x, total = self._sampler.stack(x), self._sampler.stack(total)
             held_out = np.arange(start, start + len(x)) % CHECK_EVERY == CHECK_EVERY - 1
@@ -96,6 +96,14 @@ class Rows:
             if skip is not None:
                 skip = self._sampler.targets(self._sampler.stack(skip)[chosen], picked)
             yield RowBatch(self._sampler.inputs(x[chosen], picked), self._sampler.targets(total[chosen], picked), skip)
+
+    def _totals(self) -> Iterator[NDArray[Any]]:
+        """Yield what the dense model has, as far as the compressed one still holds it."""
+        cuts = self._small.graph.cuts.get(self._wanted, {})
+        for total in self._dense.values(self._wanted):
+            for axis, kept in cuts.items():
+                total = total.take(kept, axis)
+            yield total
 
     def release(self) -> None:
         """Let the walks forget what only this layer needed."""

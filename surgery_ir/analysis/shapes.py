@@ -57,7 +57,11 @@ def infer_shapes(graph: Graph, shapes: Mapping[str, Sequence[int]] | None = None
     for info in proto.graph.output:
         if info.type.HasField("tensor_type") and info.name not in foreign:
             info.type.tensor_type.ClearField("shape")
-    inferred = shape_inference.infer_shapes(proto, data_prop=True)
+    _import_domains(proto)
+    try:
+        inferred = shape_inference.infer_shapes(proto, data_prop=True)
+    except shape_inference.InferenceError:  # an operator contradicts its schema; what else is known stays known
+        inferred = proto
     known = {
         info.name: _read(info)
         for info in (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output)
@@ -68,6 +72,13 @@ def infer_shapes(graph: Graph, shapes: Mapping[str, Sequence[int]] | None = None
         if value.const_value is not None:
             known[name] = tuple(int(size) for size in value.const_value.shape.numpy())
     return known
+
+
+def _import_domains(proto: onnx.ModelProto) -> None:
+    """Import the domains of all operators; runtimes know their own without, onnx stops at those."""
+    missing = {node.domain for node in proto.graph.node} - {item.domain for item in proto.opset_import}
+    for domain in sorted(missing - set(STANDARD_DOMAINS)):
+        proto.opset_import.append(onnx.helper.make_opsetid(domain, 1))
 
 
 def _symbol_sizes(inputs: Sequence[onnx.ValueInfoProto], shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:

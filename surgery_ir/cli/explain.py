@@ -1,4 +1,4 @@
-"""``surgery-ir explain``: what can be pruned, what cannot, and why. A dry run of real passes; nothing is written."""
+"""``surgery-ir explain``: what can be cut and pruned, what cannot, and why. Nothing is written."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from surgery_ir.analysis.samples import check_samples, read_samples
 from surgery_ir.backends.base import backend
 from surgery_ir.cli.console import progress, show, table
 from surgery_ir.cli.outputs import json_bytes
+from surgery_ir.cli.structure import describe, print_structure, structure
+from surgery_ir.errors import PassError
 from surgery_ir.frontends.load import load_model
 from surgery_ir.graph.edits import Edit
 from surgery_ir.passes.base import PassContext, Refusal, run_pass
+from surgery_ir.passes.coupled import find_coupling
 from surgery_ir.passes.spec import format_pipeline, parse_pipeline
 from surgery_ir.report.text import UNKNOWN, number, percent
 
@@ -22,9 +25,12 @@ __all__ = ["run"]
 DEFAULT = "canonicalize,prune-weights{criterion=magnitude}"
 """Needs no data, and finds the same layers as the criteria that do."""
 
+PROLOGUE = "canonicalize"
+"""Units are looked for in the graph that pruning starts from."""
+
 
 def run(options: argparse.Namespace) -> int:
-    """Print every layer, whether the passes prune it, and every refusal."""
+    """Print every group of units that can be cut, every layer that the passes prune, and every refusal."""
     passes = parse_pipeline(options.passes or DEFAULT)
     graph = load_model(options.model).graph
     samples = None
@@ -41,6 +47,9 @@ def run(options: argparse.Namespace) -> int:
             seed=options.seed,
             progress=callback,
         )
+        (prologue,) = parse_pipeline(PROLOGUE)
+        clean = run_pass(prologue, graph, context).graph
+        units = structure(clean, find_coupling(clean, context))
         for item in passes:
             outcome = run_pass(item, graph, context)
             graph = outcome.graph
@@ -51,13 +60,21 @@ def run(options: argparse.Namespace) -> int:
     explained = {
         "model": str(options.model),
         "passes": format_pipeline(passes),
+        **units,
         "layers": layers,
         "refusals": refused,
     }
     if options.json:
         print(json_bytes(explained).decode(), end="")
     else:
+        print_structure(units)
+        show("")
         _print(explained)
+    if not units["groups"]:
+        reasons = list(dict.fromkeys(describe(item) for item in units["frozen"])) or ["no layer has constant weights"]
+        raise PassError(
+            f"{options.model}: 0 of {len(units['frozen'])} groups of units can be cut: {'; '.join(reasons)}"
+        )
     return 0
 
 

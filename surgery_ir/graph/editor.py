@@ -28,13 +28,26 @@ WEIGHT_INPUTS: Mapping[str, tuple[int, ...]] = {
     "LSTM": (1, 2),
     "GRU": (1, 2),
     "RNN": (1, 2),
+    "Einsum": (0, 1),
+    "FusedConv": (1,),
+    "FusedGemm": (0, 1),
+    "FusedMatMul": (0, 1),
+    "Attention": (1,),
 }
 """Inputs whose scalars are connections between two units; biases, scales and shapes are not."""
 
 
+LOOKED_THROUGH = ("DequantizeLinear", "Transpose", "Cast")
+"""Operators behind which weights are still weights."""
+
+
 def carries_connections(value: ir.Value) -> bool:
     """Whether the scalars of initializer ``value`` are connections, by what its consumers do with it."""
-    return any(use.idx in WEIGHT_INPUTS.get(use.node.op_type, ()) for use in value.uses())
+    return any(
+        use.idx in WEIGHT_INPUTS.get(use.node.op_type, ())
+        or (use.node.op_type in LOOKED_THROUGH and use.idx == 0 and carries_connections(use.node.outputs[0]))
+        for use in value.uses()
+    )
 
 
 class Editor:
@@ -84,6 +97,64 @@ class Editor:
             created = int(np.count_nonzero(after & ~before))
         value.const_value = _tensor(name, new, value.const_value)
         self._log(kind, name, pruned, created)
+
+    def slice_weights(self, name: str, kept: Mapping[int, NDArray[np.intp]], kind: str = "slice") -> None:
+        """Keep only some indices along axes of initializer ``name``; the connections of the others are pruned.
+
+        Parameters
+        ----------
+        name
+            Initializer.
+        kept
+            Indices that stay, in their new order, by axis.
+        kind
+            Kind of the edit.
+        """
+        value = self._initializer(name)
+        old = self.graph.array(name)
+        new = old
+        for axis, indices in kept.items():
+            new = np.take(new, indices, axis)
+        value.const_value = _tensor(name, new, value.const_value)
+        value.shape = ir.Shape(new.shape)
+        connected = carries_connections(value)
+        self._log(kind, name, int(np.count_nonzero(old) - np.count_nonzero(new)) if connected else 0)
+
+    def slice_value(self, value: ir.Value, axis: int, kept: NDArray[np.intp]) -> None:
+        """Note that ``value``, which an operator writes, holds only the indices ``kept`` of what it held before."""
+        if value.shape is not None and len(value.shape) > axis:
+            sizes: list[int | ir.SymbolicDim] = list(value.shape.dims)
+            sizes[axis] = len(kept)
+            value.shape = ir.Shape(sizes)
+        self.graph.note_cut(value.name or "", axis, kept)
+        self.graph.revision += 1
+
+    def set_attributes(self, node: ir.Node, attributes: Mapping[str, Any]) -> None:
+        """Give attributes of ``node`` new values."""
+        for name, item in attributes.items():
+            node.attributes[name] = ir.convenience.convert_attribute(name, item)
+        self._log("set-attributes", node.name or "")
+
+    def rewrite_node(
+        self, node: ir.Node, op_type: str, inputs: Sequence[ir.Value | None], attributes: Mapping[str, Any]
+    ) -> None:
+        """Let another operator compute the outputs of ``node``, under its name."""
+        node.op_type = op_type
+        node.resize_inputs(len(inputs))
+        for index, value in enumerate(inputs):
+            node.replace_input_with(index, value)
+        node.attributes.clear()
+        for name, item in attributes.items():
+            node.attributes[name] = ir.convenience.convert_attribute(name, item)
+        self._log("rewrite-node", node.name or "")
+
+    def remove_initializer(self, name: str) -> None:
+        """Remove a constant that nobody reads any more; its connections were counted when its edges went."""
+        value = self._initializer(name)
+        if value.uses() or value.is_graph_output():
+            raise PassError(f"{self.pass_name}: {name!r} is still read and cannot be removed")
+        del self.graph.model.graph.initializers[name]
+        self._log("remove-initializer", name)
 
     def add_initializer(self, name: str, array: NDArray[Any]) -> ir.Value:
         """Add a constant under ``name`` (made unique where taken). It counts once an edge reads it."""

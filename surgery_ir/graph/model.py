@@ -49,6 +49,7 @@ class Graph:
         self.source = source
         self.leftover = leftover if leftover is not None else onnx.ModelProto()
         self.revision = 0
+        self._cuts: dict[str, Mapping[int, NDArray[np.intp]]] = {}
         self._view: tuple[int, View] | None = None
         self._nodes: tuple[int, dict[str, ir.Node]] | None = None
 
@@ -129,7 +130,20 @@ class Graph:
         """Copy the structure; share every tensor."""
         copy = Graph(self.model.clone(), self.source, self.leftover)
         copy.revision = self.revision
+        copy._cuts = dict(self._cuts)
         return copy
+
+    @property
+    def cuts(self) -> Mapping[str, Mapping[int, NDArray[np.intp]]]:
+        """Values that hold only a part of what they held when the model was loaded: the indices kept, by axis."""
+        return MappingProxyType(self._cuts)
+
+    def note_cut(self, name: str, axis: int, kept: NDArray[np.intp]) -> None:
+        """Record that value ``name`` keeps only the indices ``kept`` of what it holds now; for the editor alone."""
+        known = self._cuts.get(name, {})
+        before = known.get(axis)
+        kept = kept if before is None else before[kept]
+        self._cuts[name] = MappingProxyType({**known, axis: kept})
 
     def view(self) -> View:
         """Give the frozen NetworkX view of the main graph, built once per revision."""

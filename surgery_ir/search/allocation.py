@@ -1,9 +1,8 @@
-"""How one strength is spread over the units of a pass: layers, for pruning.
+"""How one ratio is spread over the units of a pass: layers, for pruning.
 
-Ratios are handled as *densities*, 1 − ratio, on a logarithmic scale: from 90 to 95 % of zeros is as far as from 80
-to 90 %. Deviations only redistribute: whatever they are, all units together keep what the strength says. So a unit
-that goes up takes from the others, and a search over deviations runs at constant cost (the level switch of EvoPress,
-Sieberling et al., 2025).
+Ratios are handled as *densities*, 1 − ratio, on a logarithmic scale. Deviations only redistribute: whatever they are,
+all units together keep what the strength says. So a unit that goes up takes from the others, and a search over
+deviations runs at constant cost (the level switch of EvoPress, Sieberling et al., 2025).
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from surgery_ir.passes.options import Range
+from surgery_ir.search.strength import DIGITS
 
 __all__ = ["Allocation"]
 
@@ -25,33 +25,21 @@ REACH = math.log(8.0)
 NEGLIGIBLE = 5e-3
 """Redistribution by less than this share is rounding, and left out, so that profiles encode to what they are."""
 
-DIGITS = 4
-
 
 @dataclass(frozen=True)
 class Allocation:
-    """Translates between genes and ratios of one pass.
+    """Translates between genes and ratios of the units of one pass.
 
     Parameters
     ----------
     span
-        Valid ratios and the part that is searched, as the pass declares them.
+        Valid ratios, as the pass declares them.
     units
         Number of weights in each unit, by name.
     """
 
     span: Range
     units: Mapping[str, int]
-
-    def ratio(self, strength: float) -> float:
-        """Ratio of all units together for a strength gene."""
-        dense, sparse = self._ends()
-        return round(float(1.0 - dense * (sparse / dense) ** strength), DIGITS)
-
-    def strength(self, ratio: float) -> float:
-        """Gene for a ratio, clipped to the range that is searched."""
-        dense, sparse = self._ends()
-        return float(np.clip(math.log(max(1.0 - ratio, 1e-9) / dense) / math.log(sparse / dense), 0.0, 1.0))
 
     def ratios(self, ratio: float, deviations: NDArray[np.float64]) -> dict[str, float]:
         """Ratio of each unit; empty where all are the common one."""
@@ -80,10 +68,6 @@ class Allocation:
         """Ratio of all units together."""
         total = sum(self.units.values())
         return sum(size * ratios.get(name, 0.0) for name, size in self.units.items()) / total if total else 0.0
-
-    def _ends(self) -> tuple[float, float]:
-        low, high = self.span.search or (self.span.low, self.span.high)
-        return 1.0 - low, max(1.0 - high, 1e-3)
 
 
 def _redistribute(

@@ -50,7 +50,7 @@ class Candidate:
     refused
         Whether a pass of it changed nothing.
     density
-        Share of nonzero weights by layer.
+        Share of nonzeros among the weights that a layer has left, by layer.
     failure
         Why it could not be applied or evaluated; empty where it could.
     seconds
@@ -88,6 +88,14 @@ class Candidate:
     def feasible(self, goal: Goal) -> bool:
         """Whether it was fully evaluated and meets every constraint."""
         return not self.failure and self.complete and not any(self.excesses(goal))
+
+    def overdone(self, goal: Goal) -> bool:
+        """Whether it is too strong for ``goal``, rather than too weak.
+
+        Where scoring stopped early, because a target is missed, the drop is judged without its margin, which so few
+        samples make wide.
+        """
+        return bool(self.failure) or goal.overdone(self.shares, self.bound if self.complete else self.drop)
 
     def cost(self, goal: Goal) -> float:
         """What is to be minimised, as a share of the baseline; 1 where it is not known."""

@@ -1,5 +1,8 @@
 """The edge of feasibility: how strong a profile may be before its drop exceeds the limit.
 
+Whether targets are met is not asked here: those that ask for less are met on the strong side, so the edge of the drop
+is where to look for them.
+
 Two regularities make the edge cheap to find. Along one profile's strength, the logarithm of the divergence grows
 about linearly; and near the limit, the drop of the metric is about proportional to the divergence, whatever the
 profile. The divergence is smooth and free of the coarse noise that counting right answers has, so it is what predicts;
@@ -25,6 +28,9 @@ TOLERANCE = 0.006
 PARSIMONY = 0.02
 """What a pass must save at least: it takes time in every candidate, and in every replay."""
 
+MISSED = 4
+"""Power of what a missed target makes of a loss: what is far from its targets is not to be the best."""
+
 SLOPE = 5.0
 """Rise of log-divergence from strength 0 to 1 that is assumed until it is known."""
 
@@ -42,10 +48,10 @@ class Track:
     trials: dict[float, Candidate] = field(default_factory=dict)
 
     def bracket(self, goal: Goal) -> tuple[float | None, float | None]:
-        """The greatest strength that is feasible, and the least one above it that is not."""
-        good = [at for at, item in self.trials.items() if item.feasible(goal)]
+        """The greatest strength that is not too much, and the least one above it that is."""
+        good = [at for at, item in self.trials.items() if not item.overdone(goal)]
         low = max(good, default=None)
-        bad = [at for at, item in self.trials.items() if not item.feasible(goal) and (low is None or at > low)]
+        bad = [at for at, item in self.trials.items() if item.overdone(goal) and (low is None or at > low)]
         return low, min(bad, default=None)
 
 
@@ -97,13 +103,13 @@ class Edge:
             return math.inf
         reference = self.divergence or 1.0
         surplus = (max(candidate.divergence, SMALLEST) / reference) ** (1.0 / self.exponent)
-        burden = (1.0 + PARSIMONY) ** candidate.passes * (1.0 + sum(candidate.excesses(self.goal)[1:]))
+        burden = (1.0 + PARSIMONY) ** candidate.passes * (1.0 + sum(candidate.excesses(self.goal)[1:])) ** MISSED
         return float(candidate.cost(self.goal) * surplus * burden)
 
     def step(self, candidate: Candidate) -> float:
         """Predict how much strength takes a candidate to the edge."""
         if self.divergence is None or candidate.divergence <= 0:
-            return LARGEST_STEP if candidate.feasible(self.goal) else -LARGEST_STEP
+            return -LARGEST_STEP if candidate.overdone(self.goal) else LARGEST_STEP
         step = math.log(self.divergence / candidate.divergence) / self.slope
         return float(np.clip(step, -LARGEST_STEP, LARGEST_STEP))
 

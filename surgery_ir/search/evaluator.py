@@ -1,4 +1,8 @@
-"""Evaluate candidates: apply the passes, measure what the result costs and how good it is."""
+"""Evaluate candidates: apply the passes, measure what the result costs and how good it is.
+
+Cuts of candidates are not proven. That would cost more than the cuts themselves, and what does not compute what it
+should scores badly; :mod:`~surgery_ir.search.winner` proves what wins.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +44,7 @@ class Evaluator:
     graph
         The dense model.
     ctx
-        Context of the passes, with the calibration samples.
+        Context of the passes, with the calibration samples; it is not asked to prove anything.
     backend
         Runs the candidates.
     selection
@@ -75,15 +79,13 @@ class Evaluator:
         self.prologue = prologue
         self.workers = 1 if goal.needs_latency else max(1, workers)
         self.seen: dict[str, Candidate] = {}
-        self.networks = Prefixes(graph, ctx)
+        self.networks = Prefixes(graph, replace(ctx, prove=False))
         self._study = study
         dense = backend.load(graph)
         self._timed = backend.load(graph, threads=1) if goal.needs_latency else dense
         self.scorer = Scorer(dense, selection, metric, goal.max_drop, ctx.seed)
         self._feeds = next(iter(selection.take(1).batches(graph, 1))).feeds
-        whole = cost(graph, sample_shapes(graph, backend, self._feeds))
-        self._layers = whole.layers
-        self._costs = _quantities(whole)
+        self._costs = _quantities(cost(graph, sample_shapes(graph, backend, self._feeds)))
 
     @property
     def evaluated(self) -> int:
@@ -123,7 +125,7 @@ class Evaluator:
     def _try(self, passes: Sequence[Pass]) -> Candidate:
         started = time.perf_counter()
         try:
-            candidate = self._measure(passes, self.networks.apply(passes))
+            candidate = self.measure(passes, self.networks.apply(passes))
         except SurgeryError as error:
             candidate = Candidate(format_pipeline(passes), failure=f"{type(error).__name__}: {error}")
         candidate = replace(candidate, seconds=time.perf_counter() - started)
@@ -131,7 +133,14 @@ class Evaluator:
             self._study.add(candidate)
         return candidate
 
-    def _measure(self, passes: Sequence[Pass], network: Network) -> Candidate:
+    def measure(self, passes: Sequence[Pass], network: Network) -> Candidate:
+        """Measure a network that ``passes`` have led to; nothing of it is kept.
+
+        Raises
+        ------
+        SurgeryError
+            It cannot be run.
+        """
         session = self.backend.load(network.graph)
         costs = cost(network.graph, sample_shapes(network.graph, self.backend, self._feeds))
         quantities = _quantities(costs)
@@ -141,9 +150,7 @@ class Evaluator:
         missed = any(self.goal.excesses({**shares, "plasticity": created}))
         scored = self.scorer.score(session, limit=WITHOUT_HOPE if missed else None)
         if self.goal.needs_latency and scored.complete:
-            timed = [self._timed, self.backend.load(network.graph, threads=1)]
-            dense, compressed = measure(timed, self._feeds, seconds=TIMING_SECONDS)
-            quantities["latency"], shares["latency"] = compressed.median_ms, ratio(compressed, dense)
+            quantities["latency"], shares["latency"] = self.time(network, TIMING_SECONDS)
         idle = sum(position >= self.prologue for position in network.idle)
         changed = idle < len(passes) - self.prologue
         return Candidate(
@@ -162,8 +169,14 @@ class Evaluator:
             plasticity=created,
             changed=changed,
             refused=idle > 0,
-            density=_densities(self._layers, costs.layers),
+            density=_densities(costs.layers),
         )
+
+    def time(self, network: Network, seconds: float) -> tuple[float, float]:
+        """Measure the latency of a network in turns with the dense model's: milliseconds, and the ratio of the two."""
+        timed = [self._timed, self.backend.load(network.graph, threads=1)]
+        dense, compressed = measure(timed, self._feeds, seconds=seconds)
+        return compressed.median_ms, ratio(compressed, dense)
 
 
 def _counted(made: Iterable[Candidate], tick: Callable[[int], None]) -> Iterator[tuple[str, Candidate]]:
@@ -177,6 +190,6 @@ def _quantities(total: Cost) -> dict[str, float]:
     return {name: float(value) for name, value in known.items() if value is not None}
 
 
-def _densities(before: Sequence[LayerCost], after: Sequence[LayerCost]) -> dict[str, float]:
-    dense = {layer.name: layer.nonzeros for layer in before if layer.nonzeros}
-    return {layer.name: layer.nonzeros / dense[layer.name] for layer in after if layer.name in dense}
+def _densities(layers: Sequence[LayerCost]) -> dict[str, float]:
+    """Share of nonzeros among the weights that each layer has left."""
+    return {layer.name: layer.nonzeros / layer.params for layer in layers if layer.params}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from surgery_ir.passes.options import Option, Range, Value, options_of
 
-__all__ = ["GRID", "Gene", "OptionGene", "bin_centre", "bin_of", "numeric_grid", "option_genes"]
+__all__ = ["GRID", "Gene", "OptionGene", "bin_centre", "bin_of", "numeric_gene", "numeric_grid", "option_genes"]
 
 GRID = 8
 """Steps of a numeric option. Coarse, so that candidates share prefixes; none of them is worth finer ones."""
@@ -78,11 +78,11 @@ class OptionGene:
         return _nearest(self.values, value) / GRID
 
 
-def option_genes(cls: type, prefix: str, fixed: Sequence[str] = ()) -> tuple[OptionGene, ...]:
+def option_genes(cls: type, prefix: str, fixed: Collection[str] = ()) -> tuple[OptionGene, ...]:
     """Make genes for the options of a pass that are worth searching.
 
     These are choices, flags, and numbers with a search range. Texts, maps, and numbers without a range or a default
-    keep their value.
+    keep their value, and so do choices that a search does not try.
 
     Parameters
     ----------
@@ -102,15 +102,18 @@ def option_genes(cls: type, prefix: str, fixed: Sequence[str] = ()) -> tuple[Opt
 
 def _gene(option: Option, name: str) -> OptionGene | None:
     if option.kind in ("bool", "choice"):
-        values: tuple[Value | None, ...] = (False, True) if option.kind == "bool" else option.choices
+        values: tuple[Value | None, ...] = (False, True) if option.kind == "bool" else option.searched
         values = (None, *values) if option.optional else values
         return OptionGene(Gene.discrete(name, _index(values, option.default), len(values)), option, values)
     searched = option.kind in ("int", "float") and option.range is not None and option.range.search is not None
-    if searched and option.range is not None and option.default is not None:
-        grid = numeric_grid(option.range, whole=option.kind == "int")
-        start = _nearest(grid, option.default) / GRID
-        return OptionGene(Gene(name, start, 0.5 / GRID / OFF_CENTRE), option, grid)
-    return None
+    return numeric_gene(option, name, option.default) if searched and option.default is not None else None
+
+
+def numeric_gene(option: Option, name: str, default: Value) -> OptionGene:
+    """Make a gene for a number with a search range, which starts at the value nearest to ``default``."""
+    assert option.range is not None
+    grid = numeric_grid(option.range, whole=option.kind == "int")
+    return OptionGene(Gene(name, _nearest(grid, default) / GRID, 0.5 / GRID / OFF_CENTRE), option, grid)
 
 
 def numeric_grid(span: Range, whole: bool) -> tuple[float, ...]:

@@ -151,6 +151,15 @@ class Goal:
         known = [target for target in self.targets if target.quantity in quantities]
         return (beyond, *(target.excess(quantities[target.quantity]) for target in known))
 
+    def overdone(self, quantities: Mapping[str, float], drop: float) -> bool:
+        """Whether less is left than may be: the metric drops by more than it may, or a target asks to keep more.
+
+        A target that asks to keep less is met by cutting more, so missing it says nothing here.
+        """
+        kept = [target for target in self.targets if target.relation == ">=" and target.quantity in quantities]
+        lacking = any(target.relative and target.excess(quantities[target.quantity]) for target in kept)
+        return drop > self.max_drop or lacking
+
     def __str__(self) -> str:
         parts = [f"minimize {self.minimize}", f"drop<={self.max_drop:g}", *map(str, self.targets)]
         return ", ".join(parts)

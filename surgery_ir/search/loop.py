@@ -14,11 +14,15 @@ from surgery_ir.search.goal import Goal
 from surgery_ir.search.policy import SearchPolicy
 from surgery_ir.search.space import Space
 from surgery_ir.search.strategy import Strategy
+from surgery_ir.search.winner import may_win, rank
 
 __all__ = ["Criteria", "Found", "search"]
 
 IDLE_ROUNDS = 10
 """Rounds in which nothing was proposed that had not been tried, after which a search ends."""
+
+PROOF = 0.5
+"""Time that proving the winner takes, in candidates: its cuts are made again, and little else."""
 
 SLACK = 1.15
 """Time that a candidate is expected to take, relative to the mean so far."""
@@ -34,7 +38,7 @@ class Criteria:
     seconds
         Time from ``start`` that the search, and ``reserve`` after it, may take.
     reserve
-        Seconds that are needed after the search.
+        Seconds that are needed after the search, besides half of what a candidate takes: the winner is proven.
     clock
         Tells the time in seconds.
     start
@@ -64,7 +68,7 @@ class Criteria:
             left = self.start + self.seconds - self.reserve - self.clock()
             mean = SLACK * self._spent / self.tried
             if mean > 0:
-                room = min(room, int(left / mean))
+                room = min(room, int(left / mean - PROOF))
             elif left <= 0:
                 room = 0
         return max(room, 0)
@@ -75,10 +79,6 @@ class Criteria:
         self._spent += seconds
 
 
-TIMING_STEP = 0.05
-"""Difference of latencies, relative to the baseline's, that counts as one: less is noise, and buys no drop."""
-
-
 @dataclass(frozen=True)
 class Found:
     """What a search found.
@@ -86,7 +86,7 @@ class Found:
     Parameters
     ----------
     best
-        The feasible candidate of the lowest cost; ``None`` where none is feasible.
+        The candidate of the lowest cost of those that may win; ``None`` where there is none.
     policy
         The policy with what was learnt.
     candidates
@@ -143,7 +143,7 @@ def search(
         tick = partial(_tick, progress, _status(best, goal), criteria.tried, criteria.budget or 0)
         candidates = evaluator.evaluate(profiles, tick)
         for candidate in candidates:
-            if candidate.feasible(goal) and (best is None or _rank(candidate, goal) < _rank(best, goal)):
+            if may_win(candidate, goal) and (best is None or rank(candidate, goal) < rank(best, goal)):
                 best = candidate
                 evaluator.networks.pin(best.profile)
         # 4. Update the search policy.
@@ -164,10 +164,3 @@ def _status(best: Candidate | None, goal: Goal) -> str:
 
 def _tick(progress: Progress, status: str, tried: int, total: int, done: int) -> None:
     progress(status, tried + done, total)
-
-
-def _rank(candidate: Candidate, goal: Goal) -> tuple[float, float, float]:
-    """Cheaper is better, by steps that can be measured; then what drops less, then what is more plastic."""
-    step = TIMING_STEP if goal.minimize == "latency" else 0.0
-    cost = round(candidate.cost(goal) / step) * step if step else candidate.cost(goal)
-    return cost, candidate.drop if step else 0.0, -candidate.plasticity

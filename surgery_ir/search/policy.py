@@ -38,6 +38,9 @@ COOLING = 0.97
 NARROWEST = 0.3
 """Spreads never fall below this share of the space's own."""
 
+WIDENED = 0.25
+"""Share of the genes that a wider draw concerns: changing all of them at once leads nowhere."""
+
 NOISE = 0.5
 """Spread around a predicted optimum, relative to the space's own."""
 
@@ -96,9 +99,12 @@ class SearchPolicy:
         known = [self.beliefs.get(gene.name, Belief(gene.default, gene.spread)) for gene in space.genes]
         return np.array([item.mean for item in known]), np.array([item.spread for item in known])
 
-    def propose(self, space: Space, rng: np.random.Generator) -> Genome:
-        """Draw a genome."""
+    def propose(self, space: Space, rng: np.random.Generator, wider: float = 0.0) -> Genome:
+        """Draw a genome; where ``wider`` is given, a few genes get so many times the spread that they started with."""
         mean, spread = self.belief(space)
+        if wider:
+            start = np.array([gene.spread for gene in space.genes])
+            spread = np.where(rng.random(len(space)) < WIDENED, wider * start, spread)
         drawn: Genome = np.clip(mean + spread * rng.standard_normal(len(space)), 0.0, 1.0)
         return drawn
 

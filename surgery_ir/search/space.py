@@ -2,10 +2,11 @@
 
 Passes from a pool may be applied in several *rounds* (prune, repair, prune, repair). Every pass of every round is a
 slot with a gene for whether it runs, one for its place in the order, and one for each option worth searching. A pass
-that has a ``ratio`` and a map ``ratios`` has a *strength* besides: one gene for how much it removes in the end, and
-one for each unit's deviation from that (:mod:`surgery_ir.search.allocation`); a choice ``allocation`` of such a pass
-says how it spreads the ratio by itself. Rounds before the last go part of the
-way, in coarse steps, so that candidates share them.
+that removes something has a *strength* besides (:mod:`surgery_ir.search.strength`): one gene for how much it removes
+in the end, all rounds together. Rounds before the last go part of the way, in coarse steps, so that candidates share
+them. Where the strength is a ``ratio`` and there is a map ``ratios``, every unit has a gene for its deviation
+(:mod:`surgery_ir.search.allocation`), and a choice ``allocation`` says how the pass spreads the ratio by itself. A
+strength that is a budget, such as ``macs``, is spread by the pass.
 
 The space knows passes only by the options they declare, so a new pass needs no word here.
 """
@@ -25,9 +26,10 @@ from surgery_ir.passes.base import Pass
 from surgery_ir.passes.options import options_of
 from surgery_ir.passes.spec import format_pass, plain_options
 from surgery_ir.search.allocation import Allocation
-from surgery_ir.search.genes import Gene, OptionGene, bin_centre, bin_of, numeric_grid, option_genes
+from surgery_ir.search.genes import Gene, OptionGene, bin_centre, bin_of, option_genes
+from surgery_ir.search.strength import BUDGETS, RATIO, RATIOS, Strength, strength_of
 
-__all__ = ["Genome", "Space", "Units"]
+__all__ = ["Budgets", "Genome", "Space", "Units"]
 
 Genome = NDArray[np.float64]
 """One number in [0, 1] for each gene of a space."""
@@ -35,7 +37,14 @@ Genome = NDArray[np.float64]
 Units = Callable[[Pass], Mapping[str, int]]
 """Tells what the ``ratios`` of a pass may name, and how many weights each holds."""
 
-RATIO, RATIOS, ALLOCATION = "ratio", "ratios", "allocation"
+Budgets = Callable[[Pass], Sequence[str]]
+"""Tells which options should be the strength of a pass, the best first; those that it does not have are ignored."""
+
+ALLOCATION = "allocation"
+
+WEAK = 0.1
+"""Strength of a pass that is tried beside others which stand at their edge."""
+
 SWAP = 0.3
 """Spread of an order gene in units of the distance between neighbours: they swap about once in 100 draws."""
 
@@ -47,6 +56,7 @@ class Entry:
     key: str
     template: Pass
     fixed: Mapping[str, object]
+    strength: Strength | None
     allocation: Allocation | None
 
 
@@ -73,6 +83,8 @@ class Space:
         Units of a pass that has ``ratios``.
     rounds
         How often a pass may be applied.
+    budgets
+        Which options should be the strength of a pass; its ``ratio``, where they say nothing of it.
     """
 
     def __init__(
@@ -81,9 +93,10 @@ class Space:
         prologue: Sequence[Pass] = (),
         units: Units = lambda _: {},
         rounds: int = 2,
+        budgets: Budgets = lambda _: (),
     ) -> None:
         self.prologue = tuple(prologue)
-        self.entries = tuple(_entries(pool, units))
+        self.entries = tuple(_entries(pool, units, budgets))
         self.slots = tuple(
             Slot(entry, number, f"{entry.key}#{number}", _slot_options(entry, number))
             for number in range(rounds, 0, -1)
@@ -102,8 +115,9 @@ class Space:
             for item in slot.options:
                 yield item.gene
         for entry in self.entries:
+            if entry.strength is not None:
+                yield entry.strength.strength_gene(entry.key)
             if entry.allocation is not None:
-                yield Gene(f"{entry.key}/strength", 0.5, 0.1)
                 for unit in entry.allocation.units:
                     yield Gene(f"{entry.key}/deviation[{unit}]", 0.5, 0.06)
 
@@ -120,7 +134,7 @@ class Space:
     def strengths(self, genome: Genome) -> NDArray[np.intp]:
         """Indices of the strength genes that matter: those of passes that run."""
         keys = {slot.entry.key for slot in self.slots if self._runs(slot, genome)}
-        names = (f"{entry.key}/strength" for entry in self.entries if entry.allocation and entry.key in keys)
+        names = (f"{entry.key}/strength" for entry in self.entries if entry.strength and entry.key in keys)
         return np.array([self.index[name] for name in names], dtype=np.intp)
 
     def shifted(self, genome: Genome, shift: float) -> Genome:
@@ -163,18 +177,25 @@ class Space:
             for item in slot.options:
                 genome[self.index[item.gene.name]] = item.encode(getattr(pass_, item.option.name))
         for slot, pass_ in placed:  # the last application of a pass says what its strength is
-            if slot.entry.allocation is not None:
-                self._set_allocation(genome, slot.entry, getattr(pass_, RATIO), getattr(pass_, RATIOS))
+            strength = slot.entry.strength
+            if strength is not None and getattr(pass_, strength.name) is not None:
+                self._set_strength(genome, slot.entry, getattr(pass_, strength.name), getattr(pass_, RATIOS, {}))
         return genome
 
     def allocations(self, genome: Genome) -> Iterator[Genome]:
-        """Yield other ways to start: small units keep more than big ones, or passes spread the ratio by themselves."""
+        """Yield other ways to share out what goes.
+
+        One pass does it alone, where several run; small units keep more than big ones; or passes spread the ratio by
+        themselves.
+        """
+        yield from self._alone(genome)
         graded = genome.copy()
         for entry in self.entries:
             if entry.allocation is not None and entry.allocation.units:
                 start = self.index[f"{entry.key}/strength"] + 1
                 graded[start : start + len(entry.allocation.units)] = entry.allocation.graded()
-        yield graded
+        if not np.array_equal(graded, genome):
+            yield graded
         yield from self._choices(genome, lambda slot, name: slot.entry.allocation is not None and name == ALLOCATION)
 
     def reallocated(self, genome: Genome, ratios: Mapping[str, float]) -> Genome:
@@ -182,16 +203,39 @@ class Space:
         changed = genome.copy()
         for entry in self.entries:
             if entry.allocation is not None and entry.allocation.units.keys() <= ratios.keys():
-                self._set_allocation(changed, entry, entry.allocation.mean_ratio(ratios), ratios)
+                self._set_strength(changed, entry, entry.allocation.mean_ratio(ratios), ratios)
         return changed
 
     def variations(self, genome: Genome) -> Iterator[Genome]:
-        """Yield a genome for every choice of every pass that runs, and one that runs all rounds."""
+        """Yield a genome for every choice of every pass that runs, and ones that run more.
+
+        That is each pass that could cut as well, weakly, and all that run already in all rounds.
+        """
         yield from self._choices(genome, lambda slot, name: slot.entry.allocation is None or name != ALLOCATION)
-        if len(self._active(genome)) < len(self.slots):
-            changed = genome.copy()
-            for slot in self.slots:
+        active = self._active(genome)
+        keys = {slot.entry.key for slot in active}
+        for slot in self.slots:
+            if slot.round == 1 and slot.entry.strength is not None and slot.entry.key not in keys:
+                changed = genome.copy()
                 changed[self.index[f"{slot.name}/on"]] = bin_centre(1, 2)
+                changed[self.index[f"{slot.entry.key}/strength"]] = WEAK
+                yield changed
+        rounds = [slot for slot in self.slots if slot.entry.key in keys]
+        if len(active) < len(rounds):
+            changed = genome.copy()
+            for slot in rounds:
+                changed[self.index[f"{slot.name}/on"]] = bin_centre(1, 2)
+            yield changed
+
+    def _alone(self, genome: Genome) -> Iterator[Genome]:
+        """Yield a genome for every pass that has a strength and runs, without the others that have one."""
+        strong = [slot for slot in self._active(genome) if slot.entry.strength is not None]
+        keys = dict.fromkeys(slot.entry.key for slot in strong)
+        for key in keys if len(keys) > 1 else ():
+            changed = genome.copy()
+            for slot in strong:
+                if slot.entry.key != key:
+                    changed[self.index[f"{slot.name}/on"]] = bin_centre(0, 2)
             yield changed
 
     def _choices(self, genome: Genome, wanted: Callable[[Slot, str], bool]) -> Iterator[Genome]:
@@ -219,31 +263,35 @@ class Space:
     def _decode(self, slot: Slot, genome: Genome, final: bool) -> Pass:
         entry = slot.entry
         options: dict[str, Any] = {**entry.fixed, **self._options(slot, genome)}
-        ratios: dict[str, float] = {}
-        if entry.allocation is not None:
-            goal, wanted = self._allocation(entry, genome)
-            options[RATIO] = goal if final else _part(entry.allocation, options.get(RATIO, goal), goal)
-            ratios = wanted if final else {name: item for name, item in wanted.items() if item < options[RATIO]}
-        for attempt in ({**options, RATIOS: ratios}, options, dict(entry.fixed)):
-            if attempt.get(RATIOS) == {}:
-                del attempt[RATIOS]
+        attempts = [options, dict(entry.fixed)]
+        if entry.strength is not None:
+            goal, wanted = self._strength(entry, genome)
+            name = entry.strength.name
+            options[name] = goal if final else entry.strength.early(options.get(name, goal), goal)
+            ratios = wanted if final else {unit: item for unit, item in wanted.items() if item < options[name]}
+            attempts = [{**options, RATIOS: ratios}, *attempts] if ratios else attempts
+        for attempt in attempts:
             try:
                 return type(entry.template)(**attempt)
             except SpecError:  # options that contradict each other: leave out what was searched
                 continue
         return entry.template
 
-    def _allocation(self, entry: Entry, genome: Genome) -> tuple[float, dict[str, float]]:
-        assert entry.allocation is not None
+    def _strength(self, entry: Entry, genome: Genome) -> tuple[float, dict[str, float]]:
+        assert entry.strength is not None
         start = self.index[f"{entry.key}/strength"]
-        ratio = entry.allocation.ratio(float(genome[start]))
-        return ratio, entry.allocation.ratios(ratio, genome[start + 1 : start + 1 + len(entry.allocation.units)])
+        value = entry.strength.value(float(genome[start]))
+        if entry.allocation is None:
+            return value, {}
+        return value, entry.allocation.ratios(value, genome[start + 1 : start + 1 + len(entry.allocation.units)])
 
-    def _set_allocation(self, genome: Genome, entry: Entry, ratio: float, ratios: Mapping[str, float]) -> None:
-        assert entry.allocation is not None
+    def _set_strength(self, genome: Genome, entry: Entry, value: float, ratios: Mapping[str, float]) -> None:
+        assert entry.strength is not None
         start = self.index[f"{entry.key}/strength"]
-        genome[start] = entry.allocation.strength(ratio)
-        genome[start + 1 : start + 1 + len(entry.allocation.units)] = entry.allocation.deviations(ratio, ratios)
+        genome[start] = entry.strength.gene(value)
+        if entry.allocation is not None:
+            units = len(entry.allocation.units)
+            genome[start + 1 : start + 1 + units] = entry.allocation.deviations(value, ratios)
 
     def _starts(self, passes: Sequence[Pass]) -> bool:
         return tuple(passes[: len(self.prologue)]) == self.prologue
@@ -259,31 +307,30 @@ class Space:
         yield from reversed(placed)
 
 
-def _entries(pool: Sequence[Pass], units: Units) -> Iterator[Entry]:
+def _entries(pool: Sequence[Pass], units: Units, budgets: Budgets) -> Iterator[Entry]:
     count: dict[str, int] = {}
     for template in {format_pass(item): item for item in pool}.values():
         number = count[template.name] = count.get(template.name, 0) + 1
         key = template.name if number == 1 else f"{template.name}.{number}"
-        fixed = plain_options(template)
-        options = {option.name: option for option in options_of(type(template))}
-        ratio, ratios = options.get(RATIO), options.get(RATIOS)
+        strength = strength_of(template, budgets(template))
+        kinds = {option.name: option.kind for option in options_of(type(template))}
         allocation = None
-        span = ratio.range if ratio is not None and not {RATIO, RATIOS} & fixed.keys() else None
-        if span is not None and span.search is not None and ratios is not None and ratios.kind == "map":
-            allocation = Allocation(span, dict(units(template)))
-        yield Entry(key, template, fixed, allocation)
+        if strength is not None and not strength.keeps and kinds.get(RATIOS) == "map":
+            allocation = Allocation(strength.span, dict(units(template)))
+        yield Entry(key, template, plain_options(template), strength, allocation)
 
 
 def _slot_options(entry: Entry, number: int) -> tuple[OptionGene, ...]:
-    """Genes of a slot's options. The last round's ratio is the strength, which all rounds share."""
-    fixed = [*entry.fixed, *([RATIO] if entry.allocation is not None and number == 1 else [])]
-    return option_genes(type(entry.template), f"{entry.key}#{number}", fixed)
-
-
-def _part(allocation: Allocation, ratio: float, goal: float) -> float:
-    """Ratio of an early round: one of the coarse steps, and never beyond where the last round ends."""
-    steps = [step for step in numeric_grid(allocation.span, whole=False) if step <= min(ratio, goal)]
-    return max(steps, default=goal)
+    """Genes of a slot's options. The last round's strength is one gene, which all rounds share."""
+    prefix = f"{entry.key}#{number}"
+    settled = {*entry.fixed}
+    early = []
+    if entry.strength is not None:
+        settled |= {RATIO, entry.strength.name}
+        early = [entry.strength.early_gene(prefix)] if number > 1 else []
+    elif BUDGETS & settled:
+        settled.add(RATIO)
+    return (*early, *option_genes(type(entry.template), prefix, settled))
 
 
 def _belongs(pass_: Pass, entry: Entry) -> bool:

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from surgery_ir.errors import SpecError
-from surgery_ir.passes.spec import parse_pipeline
+from surgery_ir.passes.spec import format_pipeline, parse_pipeline
 from surgery_ir.search.candidate import Candidate
 from surgery_ir.search.edge import TOLERANCE, Edge, Track
 from surgery_ir.search.goal import Goal
@@ -36,6 +37,13 @@ OPENING_TOLERANCE = 0.03
 """Width of the bracket at which the opening leaves the edge: what follows moves it."""
 
 PROPOSALS = 2
+TRIED = 2
+WIDER = (0.0, *4 * (2.0,), *4 * (4.0,), *8 * (6.0,))
+"""How wide draws are, until one is of a profile that was not tried."""
+
+WORSE = 1.25
+"""Loss, relative to the best, from which passes that cut are not proposed together any more."""
+
 REMEMBERED = 2
 SPELT = 0.02
 """Difference of a deviation gene from which ratios that came out are others than those that were asked for."""
@@ -69,6 +77,7 @@ class Strategy:
         self.candidates: list[Candidate] = []
         self._genomes: list[Genome] = []
         self._tracks: dict[bytes, Track] = {}
+        self._forms: set[str] = set()
         self._rng = np.random.default_rng([seed, policy.evaluations])
         self._seed = seed
 
@@ -76,7 +85,7 @@ class Strategy:
         """Give the plan of this search."""
         yield [self._dense_genome()]
         yield from self._opening()
-        if not any(item.changed for item in self.candidates):
+        if not self._changed():
             return
         yield from self._rounds()
 
@@ -84,6 +93,7 @@ class Strategy:
         """Remember what became of ``genomes``, and give the policy that has learnt from it."""
         for genome, candidate in zip(genomes, candidates, strict=False):
             self._genomes.append(genome)
+            self._forms.add(self._form(genome))
             self.candidates.append(candidate)
             strengths = self.space.strengths(genome)
             if strengths.size:
@@ -92,6 +102,9 @@ class Strategy:
         self.edge.learn(list(self._tracks.values()), self.candidates)
         self.policy = policy.updated(self.space, self._observations(), len(candidates))
         return self.policy
+
+    def _changed(self) -> bool:
+        return any(item.changed for item in self.candidates)
 
     def _observations(self) -> list[Observation]:
         return [
@@ -130,10 +143,12 @@ class Strategy:
         fresh = self.policy.searches == 0
         starts = self._starts()
         yield starts
-        if not any(item.changed for item in self.candidates):
+        if not self._changed() and self.space.strengths(starts[0]).size:
+            yield [self.space.shifted(starts[0], -1.0)]
+        if not self._changed():
             yield list(self.space.variations(starts[0]))
         elif fresh:
-            yield [self._at_edge(item) for item in self.space.allocations(starts[0])]
+            yield from _round(self._at_edge(item) for item in self.space.allocations(starts[0]))
             yield from self._spell_out()
         for _ in range(OPENING_STEPS):
             step = self._towards_edge(OPENING_TOLERANCE)
@@ -164,7 +179,7 @@ class Strategy:
         return None if at is None else self.space.shifted(genome, at - float(genome[strengths[0]]))
 
     def _rounds(self) -> Plan:
-        searched = np.array([not gene.name.endswith("/strength") for gene in self.space.genes], dtype=np.bool_)
+        searched = self._searched()
         spread = np.array([gene.spread for gene in self.space.genes])
         optimizer: Optimizer | None = None
         told = 0
@@ -173,7 +188,7 @@ class Strategy:
             if best is None:
                 return
             genomes = [self._polish()]
-            genomes += [self._at_edge(self.policy.propose(self.space, self._rng)) for _ in range(PROPOSALS)]
+            genomes += [self._proposal() for _ in range(PROPOSALS)]
             untried = self._untried(best) if number % 2 == 1 else None
             if untried is None:
                 optimizer = optimizer or Optimizer(best[searched], spread[searched], self._seed, self.budget)
@@ -183,6 +198,11 @@ class Strategy:
                 untried = best.copy()
                 untried[searched] = optimizer.ask()
             yield [*genomes, self._at_edge(untried)]
+
+    def _searched(self) -> NDArray[np.bool_]:
+        """Genes that the optimizer sets: strengths only where there are several, for how they relate to each other."""
+        strengths = np.array([gene.name.endswith("/strength") for gene in self.space.genes], dtype=np.bool_)
+        return ~strengths if strengths.sum() < 2 else np.ones_like(strengths)
 
     def _untried(self, best: Genome) -> Genome | None:
         """A variation of the best profile by a choice that nothing has been tried with."""
@@ -198,18 +218,65 @@ class Strategy:
                 step = self._towards_edge(TOLERANCE)
                 if step is not None:
                     return step
-        return self._at_edge(self.policy.propose(self.space, self._rng))
+        return self._proposal()
+
+    def _proposal(self) -> Genome:
+        """Draw from the policy what has not been tried, however strong; from further away until there is such a one."""
+        for wider in WIDER:
+            drawn = self.policy.propose(self.space, self._rng, wider)
+            form = self._form(drawn)
+            if form not in self._forms and self._promises(drawn):
+                break
+        self._forms.add(form)
+        return self._at_edge(drawn)
+
+    def _promises(self, genome: Genome) -> bool:
+        """Whether the passes of a genome that cut have done well together, or have hardly been tried."""
+        index, which = self._best_index(), self.space.strengths(genome)
+        if index is None or not which.size:
+            return index is None
+        akin = [
+            self.edge.loss(item)
+            for other, item in zip(self._genomes, self.candidates, strict=True)
+            if np.array_equal(self.space.strengths(other), which) and not item.refused
+        ]
+        return len(akin) < TRIED or min(akin) < WORSE * self.edge.loss(self.candidates[index])
+
+    def _form(self, genome: Genome) -> str:
+        """What a profile is besides how strong it is, as a text."""
+        level = genome.copy()
+        which = self.space.strengths(genome)
+        level[which] += 0.5 - level[which].mean() if which.size else 0.0
+        return format_pipeline(self.space.decode(level))
 
     def _at_edge(self, genome: Genome) -> Genome:
-        """Give a genome the strength at which the best profile is predicted to have its edge."""
+        """Give a genome the strength at which the best profile is predicted to have its edge.
+
+        Several strengths are moved together: to the best profile's mean over those that both have.
+        """
         index = self._best_index()
         if index is None:
             return genome
-        best, candidate = self._genomes[index], self.candidates[index]
+        best = self._genomes[index]
+        own, shared = self.space.strengths(genome), self.space.strengths(best)
+        common = np.intersect1d(own, shared)
+        shift = self._step(index) + (float(np.mean(best[common] - genome[common])) if common.size else 0.0)
         moved = genome.copy()
-        which = self.space.strengths(best)
-        moved[which] = np.clip(best[which] + self.edge.step(candidate), 0.0, 1.0)
+        idle = np.setdiff1d(shared, own)
+        moved[idle] = best[idle]
+        moved[own] = np.clip(genome[own] + shift, 0.0, 1.0)
         return moved
+
+    def _step(self, index: int) -> float:
+        """Predict how much strength takes a profile to its edge; only part of the way to where it has failed."""
+        genome = self._genomes[index]
+        step = self.edge.step(self.candidates[index])
+        strengths = self.space.strengths(genome)
+        if not strengths.size:
+            return step
+        at = float(genome[strengths[0]])
+        failed = [other - at for other, item in self._tracks[self._key(genome)].trials.items() if item.failure]
+        return min([step, *(0.5 * way for way in failed if way > 0)])
 
     def _best_index(self) -> int | None:
         known = [
@@ -229,3 +296,10 @@ class Strategy:
         which = self.space.strengths(genome)
         key[which] -= key[which[0]] if which.size else 0.0
         return np.round(key, 9).tobytes()
+
+
+def _round(genomes: Iterable[Genome]) -> Plan:
+    """Yield genomes as one round, unless there are none."""
+    together = list(genomes)
+    if together:
+        yield together

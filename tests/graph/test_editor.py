@@ -222,3 +222,54 @@ def test_replace_by_constant_keeps_the_name() -> None:
         "g (float[N,4] x) => (float[N,4] y) <float[4,4] a, float[4,4] b> { m = MatMul(x, b) y = MatMul(m, a) }",
     )
     assert_equivalent(found, graph(text))
+
+
+def test_slices_count_the_connections_that_go() -> None:
+    text = "g (float[N,3] x) => (float[N,4] y) <float[3,4] w, float[4] b> { y = Gemm(x, w, b) }"
+    found = graph(text, w=np.array([[1, 0, 2, 3], [0, 0, 4, 5], [6, 7, 8, 9.0]]))
+    editor = Editor(found, "test")
+    editor.slice_weights("w", {0: np.array([0, 2]), 1: np.array([3, 1])})
+    editor.slice_weights("b", {0: np.array([3, 1])})
+    np.testing.assert_array_equal(found.array("w"), [[3, 0], [9, 7]])
+    assert found.initializers["w"].shape == ir.Shape([2, 2])
+    assert editor.edits == [Edit("slice", "test", "w", 6, 0), Edit("slice", "test", "b", 0, 0)]
+
+
+def test_values_know_what_they_kept_over_several_cuts() -> None:
+    text = "g (float[N,3] x) => (float[N,8] y) <float[3,8] w> { h = Gemm(x, w) y = Relu(h) }"
+    found = graph(text)
+    node = found.node("Gemm_0")
+    node.outputs[0].shape = ir.Shape(["N", 8])
+    editor = Editor(found, "test")
+    editor.slice_value(node.outputs[0], 1, np.array([1, 3, 5, 7]))
+    copy = found.clone()
+    editor.slice_value(node.outputs[0], 1, np.array([0, 2]))
+    assert found.cuts["h"][1].tolist() == [1, 5]
+    assert copy.cuts["h"][1].tolist() == [1, 3, 5, 7]
+    assert str(node.outputs[0].shape) == "[N,2]"
+
+
+def test_attributes_and_operators_are_rewritten_in_place() -> None:
+    found = graph("g (float[N,8] x) => (float[N,2] y) <int64[1] s, int64[1] e, int64[1] a> { y = Slice(x, s, e, a) }",
+                  {"s": np.array([2]), "e": np.array([4]), "a": np.array([1])})  # fmt: skip
+    editor = Editor(found, "test")
+    node = found.node("Slice_0")
+    indices = editor.add_initializer("indices", np.array([2, 3]))
+    editor.rewrite_node(node, "Gather", [found.inputs[0], indices], {"axis": 1})
+    for name in ("s", "e", "a"):
+        editor.remove_initializer(name)
+    verify(found)
+    assert [item.kind for item in editor.edits] == ["add-initializer", "rewrite-node", *["remove-initializer"] * 3]
+    expected = graph(
+        "g (float[N,8] x) => (float[N,2] y) <int64[2] i> { y = Gather<axis=1>(x, i) }", {"i": np.array([2, 3])}
+    )
+    assert_equivalent(found, expected)
+    editor.set_attributes(node, {"axis": -1})
+    assert node.attributes["axis"].as_int() == -1
+    assert_equivalent(found, expected)
+
+
+def test_a_constant_that_is_read_stays() -> None:
+    _, editor = example()
+    with pytest.raises(PassError, match="'w' is still read"):
+        editor.remove_initializer("w")

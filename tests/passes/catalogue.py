@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 
 from surgery_ir.analysis.inputs import input_specs
 from surgery_ir.analysis.samples import Samples
@@ -29,7 +31,11 @@ TEXTS: Mapping[tuple[str, str], tuple[str, ...]] = {
 """Valid values for options that are text."""
 
 WORK: Mapping[str, Mapping[str, object]] = {
+    "drop-layers": {"count": 1},
     "prune-weights": {"ratio": 0.9},
+    "prune-channels": {"ratio": 0.5, "multiple": 1},
+    "prune-heads": {"ratio": 0.5, "multiple": 1},
+    "prune-width": {"ratio": 0.5, "multiple": 1},
     "graphsurgeon": {"function": f"{__name__}:double_relu"},
 }
 """Options that leave something to do on :func:`rich`, where the defaults do not."""
@@ -53,7 +59,8 @@ def double_relu(graph: gs.Graph) -> gs.Graph:
 RICH = """
 rich (float[N,4,8,8] x) => (float[N,5] y)
 <float[16,4,3,3] w1, float[16] s, float[16] o, float[16] m, float[16] v, float[16,4,3,3] w2, float[16] b2,
- float[16,16,1,1] w3, float[16,96] u, float[96] c, float[96,5] p, float[5] q, int64[2] axes> {
+ float[16,16,1,1] w3, float[16,16] wq, float[16,16] wk, float[16,16] wv, float[16,16] wo, int64[3] flat,
+ int64[4] split, int64[3] merged, float[16,96] u, float[96] c, float[96,5] p, float[5] q, int64[1] axes> {
     a1 = Conv<pads=[1,1,1,1]>(x, w1)
     n1 = BatchNormalization(a1, s, o, m, v)
     r1 = Relu(n1)
@@ -62,7 +69,25 @@ rich (float[N,4,8,8] x) => (float[N,5] y)
     a3 = Conv<strides=[2,2]>(i1, w3)
     t3 = Add(a2, a3)
     r3 = Relu(t3)
-    f = ReduceMean<keepdims=0>(r3, axes)
+    e3 = Reshape(r3, flat)
+    e = Transpose<perm=[0,2,1]>(e3)
+    q1 = MatMul(e, wq)
+    q2 = Reshape(q1, split)
+    q4 = Transpose<perm=[0,2,1,3]>(q2)
+    k1 = MatMul(e, wk)
+    k2 = Reshape(k1, split)
+    k4 = Transpose<perm=[0,2,3,1]>(k2)
+    v1 = MatMul(e, wv)
+    v2 = Reshape(v1, split)
+    v4 = Transpose<perm=[0,2,1,3]>(v2)
+    g1 = MatMul(q4, k4)
+    g2 = Softmax<axis=-1>(g1)
+    g3 = MatMul(g2, v4)
+    g4 = Transpose<perm=[0,2,1,3]>(g3)
+    g5 = Reshape(g4, merged)
+    g6 = MatMul(g5, wo)
+    g7 = Add(e, g6)
+    f = ReduceMean<keepdims=0>(g7, axes)
     a4 = MatMul(f, u)
     b4 = Add(a4, c)
     r4 = Relu(b4)
@@ -71,17 +96,25 @@ rich (float[N,4,8,8] x) => (float[N,5] y)
 }
 """
 
+GIVEN: Mapping[str, NDArray[Any]] = {
+    "v": np.linspace(0.5, 2, 16),
+    "flat": np.array([0, 16, 16]),
+    "split": np.array([0, 0, 4, 4]),
+    "merged": np.array([0, 0, 16]),
+    "axes": np.array([1]),
+}
+
 
 def rich(pruned: bool = False) -> Graph:
     """A small model with something to do for every pass; ``pruned`` by magnitude, without repair."""
-    found = graph(RICH, axes=np.array([2, 3]), v=np.linspace(0.5, 2, 16), seed=3)
+    found = graph(RICH, GIVEN, seed=3)
     if not pruned:
         return found
     rng = np.random.default_rng(0)
     sparse = found.array("w1").copy(), found.array("u").copy(), found.array("w3").copy()
     masks = [rng.random(array.shape) < 0.2 for array in sparse]
     w1, u, w3 = (np.where(mask, array, 0) for mask, array in zip(masks, sparse, strict=True))
-    return graph(RICH, axes=np.array([2, 3]), v=np.linspace(0.5, 2, 16), seed=3, w1=w1, u=u, w3=w3)
+    return graph(RICH, GIVEN, seed=3, w1=w1, u=u, w3=w3)
 
 
 def samples(found: Graph, count: int = 48) -> Samples:

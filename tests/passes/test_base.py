@@ -60,7 +60,9 @@ def test_without_edits_the_graph_itself_comes_back_whatever_was_done_to_the_copy
         return [Refusal("nothing to do")]
 
     found, outcome = run(behind_the_back)
-    assert outcome == Outcome(found, (), (Refusal("nothing to do", (), "planted"),))
+    assert outcome == Outcome(found, (), (Refusal("nothing to do", (), "planted"),), outcome.applied)
+    assert outcome.applied is not None
+    assert outcome.applied.name == "planted"
     assert outcome.graph is found
     assert not outcome.changed
 

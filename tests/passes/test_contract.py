@@ -206,13 +206,20 @@ def test_the_log_counts_the_connections_that_came_and_went(name: str) -> None:
     found, outcome = worked(name)
     before, after = masks(found), masks(outcome.graph)
     pruned = created = 0
+    sliced = False
     for key in before.keys() | after.keys():
         was = before.get(key, np.zeros((), bool))
         now = after.get(key, np.zeros((), bool))
-        pruned += int(np.count_nonzero(was & ~now))
-        created += int(np.count_nonzero(now & ~was))
+        if was.ndim and now.ndim and was.shape != now.shape:
+            sliced = True
+            pruned += int(np.count_nonzero(was)) - int(np.count_nonzero(now))
+        else:
+            pruned += int(np.count_nonzero(was & ~now))
+            created += int(np.count_nonzero(now & ~was))
     total = connections(outcome.edits)
-    assert (total.pruned, total.created) == (pruned, created)
+    assert total.pruned - total.created == pruned - created
+    if not sliced:  # what came and went again inside a slice that stayed cannot be told from the result
+        assert (total.pruned, total.created) == (pruned, created)
 
 
 @pytest.mark.parametrize("name", NAMES)

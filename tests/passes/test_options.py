@@ -40,7 +40,7 @@ def test_declarations_are_read_in_order() -> None:
     )
     assert OPTIONS["rounds"] == Option("rounds", "int", 1, range=Range(1, 20))
     assert OPTIONS["fast"] == Option("fast", "bool", False)
-    assert OPTIONS["kind"] == Option("kind", "choice", "one", choices=("one", "two"))
+    assert OPTIONS["kind"] == Option("kind", "choice", "one", choices=("one", "two"), searched=("one", "two"))
     assert OPTIONS["limit"] == Option("limit", "float", None, optional=True, range=Range(0.0, 1.0))
     assert OPTIONS["ratios"] == Option("ratios", "map", MappingProxyType({}), range=Range(0.0, 0.99))
     assert options_of(Example) is options_of(Example)

@@ -11,6 +11,7 @@ from surgery_ir.graph.edits import connections
 from surgery_ir.graph.extract import with_outputs
 from surgery_ir.graph.model import Graph
 from surgery_ir.passes.base import Outcome
+from surgery_ir.passes.prune.channels import PruneChannels
 from surgery_ir.passes.prune.weights import PruneWeights
 from surgery_ir.passes.repair.refit import Repair
 from tests.harness import assert_equivalent, run
@@ -465,3 +466,22 @@ def test_a_sum_that_turns_out_to_broadcast_the_layer_leaves_it_alone() -> None:
     outcome = apply(Repair(), pruned, inputs, reference=graph)
     assert not outcome.changed
     assert "has shape [32, 1, 4], but 'y' of the dense model has [32, 3, 4]" in reasons(outcome)["MatMul_1"]
+
+
+def test_layers_that_were_cut_on_both_sides_are_solved_for_what_is_left_of_the_dense_output() -> None:
+    text = """net (float[N,3,8,8] x) => (float[N,5,8,8] y)
+    <float[12,3,3,3] w1, float[12] b1, float[16,12,3,3] w2, float[16] b2, float[5,16,1,1] w3, float[5] b3> {
+        a = Conv<pads=[1,1,1,1]>(x, w1, b1)
+        ra = Relu(a)
+        b = Conv<pads=[1,1,1,1]>(ra, w2, b2)
+        rb = Relu(b)
+        y = Conv(rb, w3, b3)
+    }"""
+    dense = build(text)
+    x = correlated(96, 3, 8, 8)
+    inputs, fresh = samples(x=x), correlated(32, 3, 8, 8, seed=5)
+    cut = apply(PruneChannels(ratio=0.25, multiple=1, compensate=False), dense, inputs).graph
+    assert cut.array("w2").shape == (12, 9, 3, 3)
+    outcome = repair(cut, dense, inputs)
+    assert not reasons(outcome).keys() & {"Conv_2", "Conv_4"}
+    assert error(outcome.graph, dense, fresh) < 0.7 * error(cut, dense, fresh)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from surgery_ir.analysis.samples import Samples
 from surgery_ir.errors import DataError, SpecError
-from surgery_ir.passes.spec import parse_pipeline
+from surgery_ir.passes.spec import create, parse_pipeline, plain_options
 from surgery_ir.search.dealing import Roles, calibration_part, deal, load_samples
 from surgery_ir.search.goal import Goal, Target
-from surgery_ir.search.pool import default_pool, read_pool, weight_units
+from surgery_ir.search.pool import budgets, default_pool, read_pool, weight_units
 from tests.search.toys import data, net
 
 NET = net()
@@ -97,17 +98,87 @@ def test_default_pool_prunes_before_it_repairs_and_runs_no_code() -> None:
     assert not any(item.runs_code for item in pool)
 
 
+@pytest.mark.parametrize(
+    ("goal", "names"),
+    [
+        (Goal(), ["prune-weights", "repair"]),
+        (Goal("nonzeros", targets=(Target("plasticity", ">=", 0.1),)), ["prune-weights", "repair"]),
+        (Goal("macs"), ["drop-layers", "prune-channels", "repair"]),
+        (Goal("latency"), ["drop-layers", "prune-channels", "repair"]),
+        (Goal("size"), ["drop-layers", "prune-channels", "prune-weights", "repair", "store-sparse"]),
+        (Goal(targets=(Target("macs", "<=", 0.5),)), ["prune-channels", "prune-weights", "repair"]),
+        (Goal(targets=(Target("latency", "<=", 0.5),)), ["prune-channels", "prune-weights", "repair"]),
+        (Goal("macs", targets=(Target("nonzeros", "<=", 0.1),)), [
+            "drop-layers", "prune-channels", "prune-weights", "repair",
+        ]),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_default_pool_holds_what_serves_the_goal(goal: Goal, names: list[str]) -> None:
+    assert [item.name for item in default_pool(goal)] == names
+
+
+@pytest.mark.parametrize(
+    ("minimize", "targets", "budget"),
+    [
+        ("nonzeros", ["macs<=0.5"], {"macs": 0.5}),
+        ("nonzeros", ["macs<=0.5", "macs<=0.4", "params<=0.6"], {"macs": 0.4, "params": 0.6}),
+        ("nonzeros", ["macs>=0.5", "latency<=0.5"], {}),
+        ("macs", ["macs<=0.5"], {}),
+        ("size", ["macs<=0.5"], {}),
+    ],
+)
+def test_a_pass_that_is_there_for_a_target_is_set_to_it(
+    minimize: Any, targets: list[str], budget: dict[str, float]
+) -> None:
+    pool = default_pool(Goal(minimize, targets=targets))  # type: ignore[arg-type]
+    (found,) = [plain_options(item) for item in pool if item.name == "prune-channels"]
+    assert {name: found[name] for name in ("macs", "params", "latency") if name in found} == budget
+
+
+@pytest.mark.parametrize(
+    ("goal", "name", "option"),
+    [
+        (Goal("macs"), "prune-channels", "macs"),
+        (Goal("latency"), "prune-channels", "latency"),
+        (Goal("size"), "prune-channels", "params"),
+        (Goal("nonzeros"), "prune-channels", "params"),
+        (Goal("nonzeros", targets=(Target("macs", "<=", 0.5),)), "prune-channels", "macs"),
+        (Goal("nonzeros", targets=(Target("latency", "<=", 0.5),)), "prune-channels", "latency"),
+        (Goal("macs", targets=(Target("size", "<=", 0.5),)), "prune-channels", "macs"),
+        (Goal("macs"), "prune-weights", "macs"),
+    ],
+    ids=str,
+)
+def test_the_budget_is_of_what_the_goal_asks_of_the_pass(goal: Goal, name: str, option: str) -> None:
+    assert budgets(goal)(create(name, {}))[0] == option
+
+
+@pytest.mark.parametrize(
+    ("goal", "text", "expected"),
+    [
+        (Goal("macs"), "prune-channels,repair", "prune-channels{compensate=false multiple=8},repair"),
+        (Goal("latency"), "prune-channels,repair", "prune-channels{compensate=false},repair"),
+        (Goal("macs"), "prune-channels{multiple=4}", "prune-channels{multiple=4}"),
+        (Goal("macs"), "prune-heads,repair-statistics", "prune-heads{multiple=8},repair-statistics"),
+    ],
+    ids=str,
+)
+def test_what_a_search_need_not_decide(goal: Goal, text: str, expected: str) -> None:
+    assert read_pool(text, goal) == parse_pipeline(expected)
+
+
 @pytest.mark.parametrize("goal", [Goal("size"), Goal(targets=(Target("size", "<=", 0.5),))])
 def test_where_bytes_count_storage_is_searched_and_comes_last(goal: Goal) -> None:
     assert [item.name for item in default_pool(goal)][-1] == "store-sparse"
 
 
 def test_a_pool_may_be_written_down() -> None:
-    pool = read_pool("canonicalize,prune-weights{pattern=2:4},repair")
+    pool = read_pool("canonicalize,prune-weights{pattern=2:4},repair", Goal())
     assert pool == parse_pipeline("prune-weights{pattern=2:4 compensate=false},repair")
-    assert read_pool("prune-weights") == parse_pipeline("prune-weights")
+    assert read_pool("prune-weights", Goal()) == parse_pipeline("prune-weights")
     with pytest.raises(SpecError):
-        read_pool("prune-wights")
+        read_pool("prune-wights", Goal())
 
 
 def test_first_and_last_layers_are_no_units() -> None:

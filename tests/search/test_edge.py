@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from surgery_ir.search.candidate import Candidate
 from surgery_ir.search.edge import TOLERANCE, Edge, Track
-from surgery_ir.search.goal import Goal
+from surgery_ir.search.goal import Goal, Target
 
 GOAL = Goal(max_drop=0.01)
 EDGE = 0.7
@@ -87,3 +88,35 @@ def test_incomplete_candidates_bound_the_edge_but_do_not_place_it() -> None:
     track = Track({0.5: candidate(0.5), 0.9: candidate(0.9, complete=False)})
     at = Edge(GOAL).next(track)
     assert at == pytest.approx(0.7)
+
+
+def test_targets_that_ask_for_less_are_no_reason_to_go_back() -> None:
+    goal = Goal(max_drop=0.01, targets=(Target("nonzeros", "<=", 0.3),))
+    weak = replace(candidate(0.4), complete=False, drop=0.008, error=0.02)
+    track, edge = Track({0.4: weak}), Edge(goal)
+    at = edge.next(track)
+    assert at is not None
+    assert at > 0.4
+    strong = replace(weak, drop=0.02)
+    at = edge.next(Track({0.4: strong}))
+    assert at is not None
+    assert at < 0.4
+
+
+def test_targets_that_ask_for_more_are() -> None:
+    edge = Edge(Goal(max_drop=0.01, targets=(Target("nonzeros", ">=", 0.6),)))
+    low, high = Track({0.1: candidate(0.1), 0.4: candidate(0.4)}).bracket(edge.goal)
+    assert (low, high) == (0.1, 0.4)
+
+
+def test_what_is_far_from_a_target_is_no_bargain() -> None:
+    edge = Edge(Goal(targets=(Target("macs", "<=", 0.5),)))
+    far = replace(candidate(0.5), shares={"nonzeros": 0.3, "macs": 1.0})
+    near = replace(candidate(0.5), shares={"nonzeros": 0.8, "macs": 0.6})
+    assert edge.loss(near) < edge.loss(far)
+
+
+def test_what_fails_is_beyond_the_edge() -> None:
+    track = Track({0.3: candidate(0.3), 0.6: Candidate("p", failure="PassError: out of reach")})
+    at = Edge(GOAL).next(track)
+    assert at == pytest.approx(0.45)

@@ -17,7 +17,7 @@ from surgery_ir.search.loop import Criteria, Found, search
 from surgery_ir.search.policy import SearchPolicy
 from surgery_ir.search.space import Space
 from surgery_ir.search.study import Study
-from tests.search.toys import Fail, Prune, Touch, evaluator, space
+from tests.search.toys import Cut, Fail, Prune, Touch, budgeted, data, evaluator, space
 
 GOAL = Goal(max_drop=0.2)
 
@@ -120,6 +120,32 @@ def test_latency_that_is_only_noise_buys_no_drop(monkeypatch: pytest.MonkeyPatch
     assert found.best.profile == ""
 
 
+def test_a_budget_that_cannot_be_reached_is_not_the_end() -> None:
+    goal = Goal("macs", max_drop=0.9)
+    found = run(24, goal=goal, of=budgeted(Cut(least=0.6)), judge=evaluator(goal))
+    assert any(item.failure for item in found.candidates)
+    assert found.best is not None
+    assert 0.6 <= found.best.shares["macs"] < 0.8
+
+
+def test_a_target_is_looked_for_at_the_edge_of_the_drop() -> None:
+    goal = Goal("nonzeros", max_drop=0.9, targets=(Target("macs", "<=", 0.75),))
+    found = run(12, goal=goal, of=budgeted(Cut(), Touch()), judge=evaluator(goal))
+    assert found.best is not None
+    assert found.best.shares["macs"] <= 0.75
+
+
+def test_what_is_not_measurably_quicker_does_not_win_however_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("surgery_ir.search.evaluator.TIMING_SECONDS", 0.001)
+    monkeypatch.setattr("surgery_ir.search.evaluator.ratio", lambda candidate, baseline: 0.97)
+    goal = Goal("latency", max_drop=0.5)
+    judge = evaluator(goal, selection=data(noise=True))
+    found = run(15, goal=goal, judge=judge)
+    assert any(item.changed and item.feasible(goal) and item.drop <= 0 for item in found.candidates)
+    assert found.best is not None
+    assert not found.best.changed
+
+
 def test_nothing_to_cut_ends_early() -> None:
     judge = evaluator(GOAL)
     found = run(100, of=space(Touch()), judge=judge)
@@ -172,9 +198,9 @@ def test_one_candidate_is_tried_even_when_time_is_up() -> None:
     [
         (0, 0, 99, 4, 4),
         (10, 10, 0, 4, 4),
-        (10, 10, 7, 4, 2),
-        (10, 10, 8.8, 4, 1),
-        (10, 10, 9.5, 4, 0),
+        (10, 10, 6.5, 4, 2),
+        (10, 10, 8.2, 4, 1),
+        (10, 10, 8.8, 4, 0),
         (10, 10, 50, 4, 0),
     ],
 )

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -18,7 +18,7 @@ from surgery_ir.passes.base import Pass, PassContext, Refusal
 from surgery_ir.passes.options import Range
 from surgery_ir.passes.spec import format_pipeline
 from surgery_ir.search.network import Prefixes
-from tests.search.toys import Crash, Fail, Prune, Touch, context, net
+from tests.search.toys import Crash, Cut, Fail, Prune, Touch, context, net
 
 
 def prefixes(size: int = 12) -> Prefixes:
@@ -103,8 +103,42 @@ class Slow(Pass):
 
 def test_threads_wait_for_a_prefix_that_one_of_them_computes() -> None:
     of = prefixes()
+    Slow.running.clear()
     pipelines = [(Slow(), Touch(scale=scale)) for scale in (1.1, 1.2, 1.3, 1.4)]
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(of.apply, pipelines))
     assert len(Slow.running) == 1
     assert len({item.graph.fingerprint() for item in found}) == 4
+
+
+def test_what_comes_to_the_same_is_done_once() -> None:
+    of = prefixes()
+    first = of.apply((Cut(macs=0.5), Touch(scale=1.1)))
+    runs = of.runs
+    again = of.apply((Cut(macs=0.51), Touch(scale=1.1)))
+    assert again.graph is first.graph
+    assert of.runs == runs + 1
+    assert again.applied == (Cut(ratio=0.5), Touch(scale=1.1))
+
+
+@pytest.mark.parametrize(("ratio", "units"), [(0.4, 10), (0.75, 8)])
+def test_cuts_are_proven_apart_from_those_that_are_not(ratio: float, units: int) -> None:
+    graph = net()
+    of = Prefixes(graph, replace(context(graph), prove=False))
+    passes = (Cut(ratio=ratio, unproven=0.5), Touch(scale=1.1))
+    for _ in range(2):
+        assert of.apply(passes).graph.array("w2").shape == (round(16 * (1 - ratio)), 16)
+        assert of.proven(passes).graph.array("w2").shape == (units, 16)
+        assert not of.apply(passes).refusals
+        assert len(of.proven(passes).refusals) == (ratio > 0.5)
+    assert (of.proven(passes) is of.apply(passes)) == (ratio < 0.5)
+
+
+def test_proving_runs_nothing_that_follows_the_last_cut() -> None:
+    graph = net()
+    of = Prefixes(graph, replace(context(graph), prove=False))
+    Slow.running.clear()
+    of.apply((Cut(), Slow()))
+    of.proven((Cut(), Slow()))
+    of.proven((Slow(),))
+    assert len(Slow.running) == 2

@@ -59,6 +59,14 @@ def test_proposals_are_genomes_near_the_mean_and_repeat_with_the_seed() -> None:
     assert drawn[0][SPACE.index["toy-prune/strength"]] == pytest.approx(0.9, abs=0.05)
 
 
+def test_wider_draws_concern_a_few_genes() -> None:
+    policy = SearchPolicy({gene.name: Belief(0.5, 1e-6) for gene in SPACE.genes})
+    rng = np.random.default_rng(0)
+    moved = [np.abs(policy.propose(SPACE, rng, 3.0) - 0.5) > 1e-3 for _ in range(200)]
+    assert 0.1 < np.mean(moved) < 0.4
+    assert not np.any(np.abs(policy.propose(SPACE, rng) - 0.5) > 1e-3)
+
+
 def test_it_learns_a_choice_from_the_best() -> None:
     worst = SPACE.default.copy()
     worst[SPACE.index["toy-prune#1.order"]] = 0.99

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from surgery_ir.passes.base import Pass
+from surgery_ir.passes.prune.channels import PruneChannels
 from surgery_ir.passes.prune.weights import PruneWeights
 from surgery_ir.passes.repair.refit import Repair
 from surgery_ir.passes.spec import format_pipeline, parse_pipeline
@@ -169,6 +170,63 @@ def test_structure_is_blind_to_numbers_only() -> None:
     other = of.default.copy()
     other[of.index["toy-prune#1/order"]] = 0.99
     assert of.structure(other) != of.structure(of.default)
+
+
+BUDGETED = Space(
+    parse_pipeline("drop-layers,prune-channels{compensate=false multiple=8},prune-weights{compensate=false},repair"),
+    parse_pipeline("canonicalize"),
+    units=lambda _: {"a": 100, "d": 10},
+    budgets=lambda _: ("macs",),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(genomes(BUDGETED))
+def test_budgets_survive_their_text_form_and_encode_to_themselves(genome: Genome) -> None:
+    passes = BUDGETED.decode(genome)
+    assert parse_pipeline(format_pipeline(passes)) == passes
+    assert format_pipeline(BUDGETED.decode(BUDGETED.encode(passes))) == format_pipeline(passes)
+    budgets = [item.macs or 0.0 for item in passes if isinstance(item, PruneChannels)]
+    assert all(0.1 <= item <= 0.95 for item in budgets)
+    assert not any(item.ratios or item.params for item in passes if isinstance(item, PruneChannels))
+    assert budgets == sorted(budgets, reverse=True)
+
+
+def test_one_gene_is_the_budget_of_all_rounds() -> None:
+    genome = BUDGETED.default.copy()
+    for gene in ("on", "macs"):
+        genome[BUDGETED.index[f"prune-channels#2{'/' if gene == 'on' else '.'}{gene}"]] = 0.75
+    genome[BUDGETED.index["prune-channels/strength"]] = 1.0
+    early, late = [item.macs for item in BUDGETED.decode(genome) if isinstance(item, PruneChannels)]
+    assert late == 0.1
+    assert early == pytest.approx(0.737)
+
+
+def test_a_budget_that_is_given_leaves_nothing_to_the_ratio() -> None:
+    of = Space(parse_pipeline("prune-channels{macs=0.5},prune-weights"), budgets=lambda _: ("macs",))
+    assert not any(gene.name.startswith("prune-channels") and "ratio" in gene.name for gene in of.genes)
+    assert "prune-channels/strength" not in of.index
+    assert "prune-weights/strength" in of.index
+
+
+def test_each_pass_that_cuts_is_tried_alone() -> None:
+    alone = [[item.name for item in BUDGETED.decode(genome)] for genome in BUDGETED.allocations(BUDGETED.default)]
+    for name in ("drop-layers", "prune-channels", "prune-weights"):
+        assert ["canonicalize", name, "repair"] in alone
+    assert len(list(space(Prune()).allocations(space(Prune()).default))) == 0
+
+
+def test_all_rounds_are_those_of_what_runs() -> None:
+    genome = BUDGETED.default.copy()
+    for name in ("drop-layers", "prune-weights"):
+        genome[BUDGETED.index[f"{name}#1/on"]] = 0.0
+    passes = [BUDGETED.decode(item) for item in BUDGETED.variations(genome)]
+    names = [[item.name for item in found] for found in passes]
+    assert ["canonicalize", *2 * ["prune-channels", "repair"]] in names
+    assert names.count(["canonicalize", "drop-layers", "prune-channels", "repair"]) == 1
+    more = names.index(["canonicalize", "prune-channels", "prune-weights", "repair"])
+    assert [item.ratio for item in passes[more] if isinstance(item, PruneWeights)] == [pytest.approx(0.4624)]
+    assert not any({"drop-layers", "prune-weights"} <= set(item) for item in names)
 
 
 def test_variations_are_every_choice_and_all_rounds() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -28,9 +28,11 @@ __all__ = [
     "BACKEND",
     "UNITS",
     "Crash",
+    "Cut",
     "Fail",
     "Prune",
     "Touch",
+    "budgeted",
     "context",
     "data",
     "evaluator",
@@ -61,14 +63,14 @@ def net() -> Graph:
     return harness.graph(NET)
 
 
-def data(count: int = 400, *, labels: bool = True, seed: int = 0) -> Samples:
-    """Random inputs, labelled by the net itself except for one in ten."""
+def data(count: int = 400, *, labels: bool = True, seed: int = 0, noise: bool = False) -> Samples:
+    """Random inputs, labelled by the net itself except for one in ten, or by nothing but chance."""
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((count, 8)).astype(np.float32)
     if not labels:
         return Samples({"x": x})
     classes = harness.run(net(), {"x": x})["y"].argmax(1)
-    return Samples({"x": x}, np.where(rng.random(count) < 0.1, rng.integers(0, 4, count), classes))
+    return Samples({"x": x}, np.where(rng.random(count) < (1.0 if noise else 0.1), rng.integers(0, 4, count), classes))
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,44 @@ class Touch(Pass):
 
 
 @dataclass(frozen=True)
+class Cut(Pass):
+    """Remove the last hidden units, as many as a budget says; where that has to be proven, some cuts are refused.
+
+    ``macs`` is the share of the hidden units that stay.
+    """
+
+    name: ClassVar[str] = "toy-cut"
+    serves: ClassVar[frozenset[str]] = frozenset({"macs"})
+    proves: ClassVar[bool] = True
+
+    ratio: Annotated[float, Range(0.0, 0.9, search=(0.1, 0.8))] = 0.5
+    macs: Annotated[float | None, Range(0.01, 1.0, search=(0.1, 0.95))] = None
+    unproven: Annotated[float, Range(0.0, 1.0)] = 1.0
+    least: Annotated[float, Range(0.0, 1.0)] = 0.0
+
+    def settle(self, graph: Graph, ctx: PassContext) -> Cut:
+        if self.macs is None:
+            return self
+        if self.macs < self.least:
+            raise PassError(f"toy-cut: {self.macs} cannot be reached")
+        return replace(self, macs=None, ratio=round(16 * (1 - self.macs)) / 16)
+
+    def apply(self, editor: Editor, ctx: PassContext) -> Sequence[Refusal]:
+        """Keep the share; one that is above ``unproven`` is cut to half only under proof."""
+        units = editor.graph.array("w2").shape[0]
+        kept = max(1, round(16 * (1 - self.ratio)))
+        refusals = []
+        if ctx.prove and self.ratio > self.unproven:
+            kept = max(kept, 8)
+            refusals.append(Refusal("cutting all of it cannot be proven"))
+        if kept >= units:
+            return [Refusal("it is as small already")]
+        editor.slice_weights("w2", {0: np.arange(kept)})
+        editor.slice_weights("w3", {1: np.arange(kept)})
+        return refusals
+
+
+@dataclass(frozen=True)
 class Fail(Pass):
     """Fail as a pass may."""
 
@@ -132,6 +172,11 @@ class Crash(Pass):
 def space(*pool: Pass, **options: Any) -> Space:
     """The space over some passes, by default pruning and touching."""
     return Space(pool or (Prune(), Touch()), units=lambda _: UNITS, **options)
+
+
+def budgeted(*pool: Pass, **options: Any) -> Space:
+    """The space over some passes whose strength is the share of MACs, where they have that option."""
+    return space(*pool, budgets=lambda _: ("macs",), **options)
 
 
 def context(graph: Graph, seed: int = 0) -> PassContext:
