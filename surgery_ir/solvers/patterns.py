@@ -11,6 +11,9 @@ import numpy as np
 
 from surgery_ir.solvers.arrays import Array, Indices, Mask, Real
 
+COMMON_NM: Final = ((2, 4), (1, 4), (4, 8), (2, 8), (1, 2))
+BLOCK_ROWS: Final = 4
+
 
 @dataclass(frozen=True)
 class Unstructured:
@@ -191,3 +194,22 @@ def _checked(scores: Real) -> Array:
     if np.isnan(scores).any():
         raise ValueError("the scores hold NaN")
     return scores.astype(np.float64, copy=False)
+
+
+def kept_pattern(mask: Mask) -> NM | Block | None:
+    """Give the pattern that a mask (o, d) keeps to, if it is one that sparse hardware or kernels know.
+
+    N:M for the common N and M where every group is full, so that chance is out of the question; else 4×1 blocks along
+    the outputs, unless whole columns are all that is missing.
+    """
+    if mask.all() or not mask.any():
+        return None
+    for n, m in COMMON_NM:
+        if mask.shape[1] % m == 0 and np.all(mask.reshape(len(mask), -1, m).sum(axis=2) == n):
+            return NM(n, m)
+    if len(mask) % BLOCK_ROWS == 0:
+        blocks = mask.reshape(-1, BLOCK_ROWS, mask.shape[1])
+        whole_columns = len(blocks) > 1 and bool(np.all(blocks == blocks[:1]))
+        if np.all(blocks == blocks[:, :1]) and not whole_columns:
+            return Block(BLOCK_ROWS, 1)
+    return None

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from surgery_ir.solvers.patterns import NM, Block, Pattern, Unstructured, keep_highest, parse_pattern
+from surgery_ir.solvers.patterns import NM, Block, Pattern, Unstructured, keep_highest, kept_pattern, parse_pattern
 from tests.solvers.problems import deterministic
 
 # Few distinct values, so that ties are the rule.
@@ -143,3 +143,50 @@ def test_keep_highest_notices_a_planted_fault() -> None:
     scores = np.array([3.0, 1.0, 2.0, 1.0])
     np.testing.assert_array_equal(keep_highest(scores, 3), [True, True, True, False])
     assert not np.array_equal(keep_highest(scores[::-1], 3), keep_highest(scores, 3))
+
+
+NOISE = np.random.default_rng(4).random((16, 48))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "columns", "told"),
+    [
+        (NM(2, 4), 48, NM(2, 4)),
+        (NM(1, 4), 48, NM(1, 4)),
+        (NM(4, 8), 48, NM(4, 8)),
+        (NM(2, 8), 48, NM(2, 8)),
+        (NM(1, 2), 46, NM(1, 2)),
+        (NM(1, 2), 48, NM(2, 4)),  # which it is, too
+        (Block(4, 1), 48, Block(4, 1)),
+        (Block(8, 1), 48, Block(4, 1)),
+    ],
+)
+def test_a_mask_tells_its_pattern(pattern: NM | Block, columns: int, told: NM | Block) -> None:
+    mask = pattern.select(NOISE[:, :columns], 0.5 if isinstance(pattern, Block) else pattern.ratio)
+    assert kept_pattern(mask) == told
+    row, column = np.argwhere(mask)[7]
+    mask[row, column] = False
+    assert kept_pattern(mask) is None
+
+
+@pytest.mark.parametrize("rows", [np.s_[:1], np.s_[:3], np.s_[:5]])
+def test_blocks_need_rows_of_their_own(rows: slice) -> None:
+    """Equal rows are no blocks where there are not four of them."""
+    assert kept_pattern(np.repeat(NOISE[:1] < 0.3, 16, axis=0)[rows]) is None
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        np.ones((8, 16), bool),
+        np.zeros((8, 16), bool),
+        NOISE < 0.5,
+        NOISE < 0.95,
+        NM(2, 4).select(NOISE)[:, :46],  # the last group is cut short
+        NM(3, 4).select(NOISE),  # none that hardware knows
+        NOISE[:, :24].repeat(2, axis=1) < 0.5,  # blocks along the inputs
+    ],
+    ids=["dense", "empty", "half", "few zeros", "46 columns", "3:4", "1x2"],
+)
+def test_a_mask_without_a_pattern(mask: NDArray[np.bool_]) -> None:
+    assert kept_pattern(mask) is None
