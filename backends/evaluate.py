@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from surgery_ir.analysis.fidelity import Fidelity, fidelity
 from surgery_ir.analysis.samples import Batch, Samples
 from surgery_ir.backends.base import Session
-from surgery_ir.backends.fidelity import Fidelity, fidelity
 from surgery_ir.backends.metrics import Metric, find_metric
 from surgery_ir.backends.scores import Difference, Score, difference
 from surgery_ir.errors import DataError

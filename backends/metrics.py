@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from surgery_ir.backends.fidelity import agreement
+from surgery_ir.analysis.fidelity import agreement
 from surgery_ir.backends.scores import Score, jackknife
 from surgery_ir.errors import DataError, SpecError
 

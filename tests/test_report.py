@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from surgery_ir.analysis.cost import LayerCost
-from surgery_ir.backends.fidelity import Fidelity
+from surgery_ir.analysis.fidelity import Fidelity
 from surgery_ir.backends.scores import Score
 from surgery_ir.graph.edits import Edit
 from surgery_ir.passes.base import Refusal

@@ -12,7 +12,7 @@ from importlib import metadata
 from typing import Any
 
 from surgery_ir.analysis.cost import LayerCost
-from surgery_ir.backends.fidelity import Fidelity
+from surgery_ir.analysis.fidelity import Fidelity
 from surgery_ir.backends.scores import Score
 from surgery_ir.graph.edits import Edit, connections, plasticity
 from surgery_ir.passes.base import Refusal

@@ -71,12 +71,15 @@ class Edge:
         self.divergence: float | None = None
 
     def learn(self, tracks: Sequence[Track], candidates: Sequence[Candidate]) -> None:
-        """Fit slope, exponent and the divergence at the edge to what is known."""
+        """Fit slope, exponent and the divergence at the edge to what is known.
+
+        Candidates whose outputs overflow have no finite divergence, and say nothing about either.
+        """
         points = [
             (at, math.log(max(item.divergence, SMALLEST)), math.log(max(item.cost(self.goal), SMALLEST)))
             for track in sorted(tracks, key=lambda item: len(item.trials))[-1:]
             for at, item in track.trials.items()
-            if item.changed and not item.failure and 0.0 < at < 1.0
+            if item.changed and not item.failure and math.isfinite(item.divergence) and 0.0 < at < 1.0
         ]
         if len(points) >= 3:
             at, divergence, cost = np.array(points).T
@@ -88,7 +91,8 @@ class Edge:
         edges = [
             item.divergence * limit / item.bound
             for item in candidates
-            if item.changed and item.complete and 0.4 * limit <= item.bound <= 2.5 * limit and item.divergence > 0
+            if item.changed and item.complete and 0.4 * limit <= item.bound <= 2.5 * limit
+            if 0 < item.divergence < math.inf
         ]
         if edges:
             self.divergence = float(np.median(edges))
@@ -107,7 +111,9 @@ class Edge:
         return float(candidate.cost(self.goal) * surplus * burden)
 
     def step(self, candidate: Candidate) -> float:
-        """Predict how much strength takes a candidate to the edge."""
+        """Predict how much strength takes a candidate to the edge; the largest step back where its outputs overflow."""
+        if not math.isfinite(candidate.divergence):
+            return -LARGEST_STEP
         if self.divergence is None or candidate.divergence <= 0:
             return -LARGEST_STEP if candidate.overdone(self.goal) else LARGEST_STEP
         step = math.log(self.divergence / candidate.divergence) / self.slope

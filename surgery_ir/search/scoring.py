@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from surgery_ir.analysis.fidelity import Divergence
 from surgery_ir.analysis.samples import Samples
 from surgery_ir.backends.base import Session
-from surgery_ir.backends.evaluate import Metric, Score, difference, fidelity, predict
-from surgery_ir.backends.fidelity import has_classes
+from surgery_ir.backends.evaluate import Metric, Score, difference, predict
 from surgery_ir.errors import SurgeryError
 
 __all__ = ["Scored", "Scorer"]
@@ -61,6 +61,7 @@ class Scorer:
         self.metric = metric
         self.max_drop = max_drop
         self.reference = predict(dense, self.samples)
+        self._divergence = Divergence(self.reference)
         self.baseline = metric(self.reference, self.samples.labels, self.reference)
         self._stages = {len(samples): self.baseline}
         for count in STAGES:
@@ -95,7 +96,7 @@ class Scorer:
             metric=score.value,
             drop=-gap.value,
             error=gap.standard_error,
-            divergence=self._divergence(outputs, done),
+            divergence=float(self._divergence.shares(outputs).mean()),
             samples=done,
             complete=done == len(self.samples),
         )
@@ -103,10 +104,6 @@ class Scorer:
     def _score(self, outputs: Outputs, count: int) -> Score:
         labels = None if self.samples.labels is None else self.samples.labels[:count]
         return self.metric(_head(outputs, count), labels, _head(self.reference, count))
-
-    def _divergence(self, outputs: Outputs, count: int) -> float:
-        found = fidelity(outputs, _head(self.reference, count))
-        return found.kl if any(map(has_classes, self.reference.values())) else 1.0 - found.top1_agreement
 
 
 def _head(outputs: Outputs, count: int) -> dict[str, NDArray[Any]]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from surgery_ir.search.candidate import Candidate
-from surgery_ir.search.edge import TOLERANCE, Edge, Track
+from surgery_ir.search.edge import LARGEST_STEP, TOLERANCE, Edge, Track
 from surgery_ir.search.goal import Goal, Target
 
 GOAL = Goal(max_drop=0.01)
@@ -120,3 +120,32 @@ def test_what_fails_is_beyond_the_edge() -> None:
     track = Track({0.3: candidate(0.3), 0.6: Candidate("p", failure="PassError: out of reach")})
     at = Edge(GOAL).next(track)
     assert at == pytest.approx(0.45)
+
+
+@pytest.mark.parametrize("divergence", [math.inf, math.nan])
+def test_what_overflows_teaches_nothing_and_is_far_beyond_the_edge(divergence: float) -> None:
+    known = [candidate(at) for at in (0.5, 0.6, 0.7)]
+    overflown = replace(candidate(0.65), divergence=divergence)
+    edge, plain = Edge(GOAL), Edge(GOAL)
+    plain.learn([Track(dict(zip((0.5, 0.6, 0.7), known, strict=True)))], known)
+    assert edge.step(overflown) == -LARGEST_STEP, "before anything is known"
+    trials = dict(zip((0.5, 0.6, 0.65, 0.7), (*known[:2], overflown, known[2]), strict=True))
+    edge.learn([Track(trials)], [*known, *[overflown] * 4])
+    assert (edge.slope, edge.exponent, edge.divergence) == (plain.slope, plain.exponent, plain.divergence)
+    assert edge.step(overflown) == -LARGEST_STEP
+    assert not edge.promises(overflown, best=0.01)
+    assert edge.loss(overflown) == math.inf
+
+
+def test_the_edge_is_found_below_what_overflows() -> None:
+    track, edge = Track(), Edge(GOAL)
+    for _ in range(12):
+        at = edge.next(track)
+        if at is None:
+            break
+        found = candidate(at)
+        track.trials[at] = found if at <= EDGE else replace(found, divergence=math.inf, drop=1.0)
+        edge.learn([track], list(track.trials.values()))
+    low, _ = track.bracket(GOAL)
+    assert low is not None
+    assert EDGE - 3 * TOLERANCE <= low <= EDGE

@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy import special, stats
 
-from surgery_ir.backends.fidelity import Fidelity, agreement, fidelity
+from surgery_ir.analysis import fidelity as module
+from surgery_ir.analysis.fidelity import Divergence, Fidelity, agreement, divergence, fidelity
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.standard_normal((50, 7)).astype(np.float32) * 3
@@ -122,3 +123,93 @@ def test_outputs_of_other_models() -> None:
         compare(LOGITS, LOGITS[:10])
     with pytest.raises(ValueError, match="are not those of the reference"):
         fidelity({"a": LOGITS}, {"b": LOGITS})
+
+
+MAPS = RNG.standard_normal((50, 3, 2, 2)) + 5
+OTHER_MAPS = MAPS + 0.5 * RNG.standard_normal(MAPS.shape)
+CODES = np.arange(50) % 5
+
+
+def relative_error(output: NDArray[Any], wanted: NDArray[Any]) -> float:
+    return float(np.square(output - wanted).sum() / np.square(wanted - wanted.mean(0)).sum())
+
+
+@pytest.mark.parametrize(
+    ("outputs", "reference", "wanted"),
+    [
+        ([OTHER], [LOGITS], reference_kl(OTHER, LOGITS)),
+        ([OTHER_MAPS], [MAPS], relative_error(OTHER_MAPS, MAPS)),
+        ([MAPS + 100], [MAPS], relative_error(MAPS + 100, MAPS)),
+        ([CODES % 4], [CODES], 0.2),
+        (
+            [OTHER, OTHER_MAPS, CODES % 4],
+            [LOGITS, MAPS, CODES],
+            (reference_kl(OTHER, LOGITS) + relative_error(OTHER_MAPS, MAPS)) / 2,
+        ),
+        ([LOGITS, CODES % 4], [LOGITS, CODES], 0.0),
+    ],
+    ids=["classes", "maps", "far off", "codes", "all kinds", "codes beside floats"],
+)
+def test_divergence(outputs: list[NDArray[Any]], reference: list[NDArray[Any]], wanted: float) -> None:
+    names = "abc"[: len(outputs)]
+    found = dict(zip(names, outputs, strict=True))
+    dense = dict(zip(names, reference, strict=True))
+    assert divergence(found, dense) == pytest.approx(wanted, rel=1e-6, abs=1e-12)
+    measure = Divergence(dense)
+    parts = [measure.shares({name: array[at : at + 7] for name, array in found.items()}, at) for at in range(0, 50, 7)]
+    assert [len(part) for part in parts] == [7] * 7 + [1]
+    assert np.concatenate(parts).mean() == pytest.approx(wanted, rel=1e-6, abs=1e-12)
+
+
+def test_what_are_probabilities_is_a_question_to_all_samples() -> None:
+    """The first row of these logits could be one of probabilities."""
+    logits = np.array([[0.3, 0.7], [-1.0, 2.0]])
+    other = logits[:, ::-1]
+    first = Divergence({"y": logits}).shares({"y": other[:1]})
+    assert first == pytest.approx([reference_kl(other[:1], logits[:1])])
+    assert divergence({"y": other[:1]}, {"y": logits[:1]}) != pytest.approx(first[0])
+
+
+def test_large_outputs_are_taken_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted, output = LOGITS.reshape(10, 5, 7), OTHER.reshape(10, 5, 7)
+    at_once = Divergence({"y": wanted}).shares({"y": output})
+    assert at_once == pytest.approx([reference_kl(*pair) for pair in zip(output, wanted, strict=True)])
+    for chunk in (1, 21, 7 * 50 + 1):
+        monkeypatch.setattr(module, "CHUNK", chunk)
+        assert np.array_equal(Divergence({"y": wanted}).shares({"y": output}), at_once)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("wanted", [LOGITS, MAPS, np.full((4, 1), 3.0)], ids=["classes", "maps", "constant"])
+def test_outputs_that_are_not_finite_are_infinitely_far(wanted: NDArray[Any], value: float) -> None:
+    broken = wanted.copy()
+    broken[-1] = value
+    assert divergence({"y": broken}, {"y": wanted}) == np.inf
+
+
+@pytest.mark.parametrize(("other", "wanted"), [(3.0, 0.0), (3.1, 1.0)])
+def test_divergence_from_a_constant(other: float, wanted: float) -> None:
+    assert divergence({"y": np.full(10, other)}, {"y": np.full(10, 3.0)}) == wanted
+
+
+def test_a_single_sample_varies_within_itself() -> None:
+    found = divergence({"y": OTHER_MAPS[:1]}, {"y": MAPS[:1]})
+    assert found == pytest.approx(np.square(OTHER_MAPS[0] - MAPS[0]).mean() / MAPS[0].var())
+    assert compare(OTHER_MAPS[:1], MAPS[:1]).top1_agreement == pytest.approx(1 - found)
+
+
+@pytest.mark.parametrize("shape", [(3, 0, 4), (3, 0), (3, 2, 0, 1), (1, 0)])
+def test_empty_outputs_do_not_differ(shape: tuple[int, ...]) -> None:
+    empty = np.empty(shape)
+    assert Divergence({"y": empty}).shares({"y": empty}) == pytest.approx(np.zeros(shape[0]))
+    assert Divergence({"y": empty.astype(int)}).shares({"y": empty.astype(int)}) == pytest.approx(np.zeros(shape[0]))
+
+
+def test_divergence_of_other_outputs() -> None:
+    measure = Divergence({"y": LOGITS})
+    with pytest.raises(ValueError, match="are not those of the reference"):
+        measure.shares({"y": LOGITS[:7]}, 45)
+    with pytest.raises(ValueError, match="are not those of the reference"):
+        measure.shares({"z": LOGITS})
+    with pytest.raises(ValueError, match="no outputs"):
+        divergence({}, {})
