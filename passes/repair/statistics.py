@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from surgery_ir.graph.extract import Cutter
 from surgery_ir.passes.base import Pass, PassContext, Refusal
 from surgery_ir.passes.bias import layer_bias, set_layer_bias
 from surgery_ir.passes.options import Help, Range
-from surgery_ir.passes.repair.refit import Affine
+from surgery_ir.passes.sequential import Affine, rounding
 
 __all__ = ["RepairStatistics"]
 
@@ -127,7 +127,7 @@ class RepairStatistics(Pass):
         before = Affine(weights, layer_bias(editor.graph, layer))
         options = self._corrections(layer, rows, before, samples)
         errors, energy = _errors(rows, before, options)
-        if errors[0].sum() <= _rounding(editor.graph.array(layer.weight).dtype) * energy:
+        if errors[0].sum() <= rounding(editor.graph.array(layer.weight).dtype) * energy:
             return "what it puts out is what the dense model has already"
         errors[1:][errors[1:] > (1 - GAIN) * errors[0]] = np.inf
         best = errors.argmin(axis=0)  # the first changes nothing
@@ -202,8 +202,3 @@ def _errors(rows: Rows, before: Affine, options: Sequence[_Correction]) -> tuple
         for index, option in enumerate(options):
             errors[index] += np.square(option(output) - wanted).sum(axis=1)
     return errors, energy
-
-
-def _rounding(dtype: np.dtype[Any]) -> float:
-    """Relative squared error that a runtime's own rounding may cause."""
-    return max(1e-10, (4 * float(np.spacing(np.ones((), dtype)))) ** 2)

@@ -100,6 +100,13 @@ class Layer:
         return self.inputs // int(np.prod(self.geometry.kernel)) if self.geometry else self.inputs
 
     @property
+    def channel_axis(self) -> int:
+        """Axis of the output that runs over W's rows."""
+        if self.geometry is not None:
+            return 1
+        return -2 if self.left else -1
+
+    @property
     def takes_bias(self) -> bool:
         """Whether the operator has, or can be given, a bias."""
         return self.bias is not None or self.op_type in ("Conv", "Gemm")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from surgery_ir.analysis.columns import Sampler
+from surgery_ir.analysis.layers import Layer
 from surgery_ir.analysis.targets import Target
 from surgery_ir.analysis.walk import Walk
 
@@ -27,12 +28,12 @@ class RowBatch:
 
     Parameters
     ----------
-    x : (groups, n, inputs)
-        What the layer reads in the compressed model.
+    x : (groups, n, columns)
+        What the layer reads in the compressed model, and behind it what its taps read.
     total : (groups, n, outputs)
         What the dense model has: the layer's output, or the sum that it goes into.
     skip : (groups, n, outputs) or None
-        The other summand, in the compressed model.
+        What else is added, in the compressed model.
     """
 
     x: NDArray[Any]
@@ -52,6 +53,8 @@ class Rows:
     ----------
     target
         Layer and what it is to reproduce; the values it needs are computed in both walks.
+    taps
+        Layers that might be added to it: further columns.
     small, dense
         Walks over the compressed and the dense model.
     positions
@@ -60,47 +63,75 @@ class Rows:
         Seed of the positions.
     """
 
-    def __init__(self, target: Target, small: Walk, dense: Walk, positions: int, seed: list[int]) -> None:
+    def __init__(
+        self, target: Target, small: Walk, dense: Walk, positions: int, seed: list[int], taps: Sequence[Layer] = ()
+    ) -> None:
         self.target = target
+        self.parts = (*target.parts, *taps)
         self._small = small
         self._dense = dense
-        self._sampler = Sampler(target.layer, positions)
+        self._samplers = [Sampler(part, positions) for part in self.parts]
         self._seed = seed
-        self._read = [target.layer.input] if target.skip is None else [target.layer.input, target.skip]
-        self._wanted = target.total or target.layer.output
+        self._read = [*(part.input for part in self.parts), *target.skips]
         small.compute(self._read)
-        dense.compute([self._wanted])
+        dense.compute([target.wanted])
+
+    @property
+    def columns(self) -> int:
+        """Number of columns of one group."""
+        return sum(part.inputs for part in self.parts)
 
     def clash(self) -> str | None:
         """Say where the dense target is not of the shape of the layer's output, which an Add may have broadcast."""
         x, total = next(self._small.values(self.target.layer.input)), next(self._totals())
-        output = self._sampler.output_shape(x.shape)
+        output = self._samplers[0].output_shape(x.shape)
         if output == total.shape:
             return None
-        return f"its output has shape {list(output)}, but {self._wanted!r} of the dense model has {list(total.shape)}"
+        wanted = self.target.wanted
+        return f"its output has shape {list(output)}, but {wanted!r} of the dense model has {list(total.shape)}"
 
     def batches(self, part: Part) -> Iterator[RowBatch]:
         """Yield the rows of ``part``: those that fit, those held out, or all."""
-        skips = self._small.values(self.target.skip) if self.target.skip is not None else None
-        inputs = self._small.values(self.target.layer.input)
+        inputs = zip(*(self._small.values(item.input) for item in self.parts), strict=True)
+        skips = self._skips()
         start = 0
-        for index, (x, total) in enumerate(zip(inputs, self._totals(), strict=True)):
-            skip = np.broadcast_to(next(skips), total.shape) if skips is not None else None
-            x, total = self._sampler.stack(x), self._sampler.stack(total)
-            held_out = np.arange(start, start + len(x)) % CHECK_EVERY == CHECK_EVERY - 1
-            start += len(x)
-            chosen = {"fit": ~held_out, "check": held_out, "all": np.ones(len(x), bool)}[part]
+        for index, (read, total) in enumerate(zip(inputs, self._totals(), strict=True)):
+            skip = next(skips)
+            skip = None if skip is None else np.broadcast_to(skip, total.shape)
+            own = self._samplers[0]
+            stacked, total = [own.stack(x) for x in read], own.stack(total)
+            held_out = np.arange(start, start + len(total)) % CHECK_EVERY == CHECK_EVERY - 1
+            start += len(total)
+            chosen = {"fit": ~held_out, "check": held_out, "all": np.ones(len(total), bool)}[part]
             if not chosen.any():
                 continue
-            picked = self._sampler.pick(x.shape, np.random.default_rng([*self._seed, index]))
+            picked = own.pick(stacked[0].shape, np.random.default_rng([*self._seed, index]))
             if skip is not None:
-                skip = self._sampler.targets(self._sampler.stack(skip)[chosen], picked)
-            yield RowBatch(self._sampler.inputs(x[chosen], picked), self._sampler.targets(total[chosen], picked), skip)
+                skip = own.targets(own.stack(skip)[chosen], picked)
+            yield RowBatch(
+                self._columns([x[chosen] for x in stacked], picked), own.targets(total[chosen], picked), skip
+            )
+
+    def _columns(self, read: Sequence[NDArray[Any]], picked: NDArray[np.intp]) -> NDArray[Any]:
+        """Put the columns of all parts side by side; every group of the layer sees those of the taps."""
+        found = [sampler.inputs(x, picked) for sampler, x in zip(self._samplers, read, strict=True)]
+        if len(found) == 1:
+            return found[0]
+        groups, rows, _ = found[0].shape
+        return np.concatenate([np.broadcast_to(x, (groups, rows, x.shape[-1])) for x in found], axis=2)
+
+    def _skips(self) -> Iterator[NDArray[Any] | None]:
+        """Yield the sum of all other summands, batch by batch."""
+        if not self.target.skips:
+            while True:
+                yield None
+        for values in zip(*(self._small.values(name) for name in self.target.skips), strict=True):
+            yield sum(values[1:], values[0])
 
     def _totals(self) -> Iterator[NDArray[Any]]:
         """Yield what the dense model has, as far as the compressed one still holds it."""
-        cuts = self._small.graph.cuts.get(self._wanted, {})
-        for total in self._dense.values(self._wanted):
+        cuts = self._small.graph.cuts.get(self.target.wanted, {})
+        for total in self._dense.values(self.target.wanted):
             for axis, kept in cuts.items():
                 total = total.take(kept, axis)
             yield total
@@ -108,4 +139,4 @@ class Rows:
     def release(self) -> None:
         """Let the walks forget what only this layer needed."""
         self._small.forget(self._read)
-        self._dense.forget([self._wanted])
+        self._dense.forget([self.target.wanted])

@@ -7,7 +7,8 @@ anew for every layer costs layers × model; a walk keeps the values that are sti
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ class Walk:
     runtime
         Runs the pieces.
     keep
-        Values that the caller will ask for; kept from when they are computed until :meth:`forget`.
+        Values that the caller will ask for, each as often as it will be forgotten: it is kept until then.
     batch
         Samples per run.
     """
@@ -51,12 +52,9 @@ class Walk:
         self.graph = graph
         self.runtime = runtime
         self._cutter = Cutter(graph)
-        self._readers: dict[ir.Value, list[ir.Node]] = {}
-        for node in self._cutter.position:
-            for value in self._cutter.read_by(node):
-                self._readers.setdefault(value, []).append(node)
-        self._keep = set(keep)
-        self._ran: set[ir.Node] = set()
+        self._readers = self._find_readers()
+        self._keep = Counter(keep)
+        self._ran: dict[ir.Node, int] = {}
         self._live: dict[str, list[Any]] = {}
         self._stored: dict[str, int] = {}
         self.batches: list[Batch] = []
@@ -65,16 +63,32 @@ class Walk:
                 self._live.setdefault(name, []).append(array)
             self.batches.append(Batch({}, item.count, item.size, item.stacked))
 
+    def renew(self) -> None:
+        """Take note of operators that were added behind those that have run, and of what a Concat has got since."""
+        self._cutter = Cutter(self.graph)
+        self._readers = self._find_readers()
+        for node, known in list(self._ran.items()):
+            name, extra = node.outputs[0].name or "", [value.name or "" for value in node.inputs[known:] if value]
+            if node.op_type == "Concat" and extra and name in self._live:
+                kept = Counter(self._keep)
+                self.compute(extra)
+                joined = zip(self._live[name], *(self._live[item] for item in extra), strict=True)
+                axis = node.attributes["axis"].as_int()
+                self._live[name] = [self._store(name, np.concatenate(arrays, axis)) for arrays in joined]
+                self._ran[node] = len(node.inputs)
+                self._keep = kept
+
     def compute(self, names: Sequence[str]) -> None:
         """Run what ``names`` still need. Afterwards :meth:`values` gives them until they are forgotten or read up."""
-        self._keep.update(names)
+        for name in names:
+            self._keep[name] = max(self._keep[name], 1)
         wanted = [self._cutter.value(name) for name in names if name not in self._live]
         if not wanted:
             return
         available = {self._cutter.value(name) for name in self._live}
         needed = self._cutter.needed(wanted, available)
         nodes = sorted(needed, key=self._cutter.position.__getitem__)
-        self._ran |= needed
+        self._ran |= {node: len(node.inputs) for node in needed}
         inputs: dict[str, list[Any]] = {}
         for node in nodes:
             for value in self._cutter.read_by(node):
@@ -100,12 +114,34 @@ class Walk:
     def forget(self, names: Iterable[str]) -> None:
         """Let values go that the caller does not need any more; operators that have not run may still."""
         for name in names:
-            self._keep.discard(name)
+            self._keep[name] -= 1
             if name in self._live and not self._is_read_later(self._cutter.value(name)):
                 self._drop(name)
 
+    def peek(self, name: str, weights: Mapping[str, NDArray[Any]]) -> Iterator[NDArray[Any]]:
+        """Yield what ``name`` would be with other ``weights``, batch by batch; the walk stays where it is."""
+        wanted = self._cutter.value(name)
+        needed = self._cutter.needed([wanted], {self._cutter.value(item) for item in self._live})
+        read = {value.name or "" for node in needed for value in self._cutter.read_by(node)}
+        inputs = {item: arrays for item, arrays in self._live.items() if item in read}
+        part = self._cutter.cut(needed, {item: _type_of(arrays[0]) for item, arrays in inputs.items()}, [name])
+        for item, array in weights.items():
+            value = part.initializers[item]
+            assert value.const_value is not None
+            value.const_value = ir.Tensor(array.astype(value.const_value.numpy().dtype), name=item)
+        session = self.runtime.load(part)
+        for index, batch in enumerate(self.batches):
+            yield batch.trim(session.run({item: arrays[index] for item, arrays in inputs.items()})[name])
+
+    def _find_readers(self) -> dict[ir.Value, list[ir.Node]]:
+        readers: dict[ir.Value, list[ir.Node]] = {}
+        for node in self._cutter.position:
+            for value in self._cutter.read_by(node):
+                readers.setdefault(value, []).append(node)
+        return readers
+
     def _is_read_later(self, value: ir.Value) -> bool:
-        if value.name in self._keep:
+        if self._keep[value.name or ""] > 0:
             return True
         return any(node not in self._ran for node in self._readers.get(value, ()))
 

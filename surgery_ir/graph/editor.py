@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from surgery_ir.errors import PassError
 from surgery_ir.graph import sparse
 from surgery_ir.graph.edits import Edit
 from surgery_ir.graph.model import Graph
+from surgery_ir.graph.view import captured_values
 
 __all__ = ["Editor", "carries_connections"]
 
@@ -120,6 +122,26 @@ class Editor:
         connected = carries_connections(value)
         self._log(kind, name, int(np.count_nonzero(old) - np.count_nonzero(new)) if connected else 0)
 
+    def widen_weights(self, name: str, axis: int, extra: NDArray[Any], kind: str = "widen") -> None:
+        """Append ``extra`` to initializer ``name`` along ``axis``; what is not zero there was created.
+
+        Raises
+        ------
+        PassError
+            The other axes differ, or a value is NaN or infinite.
+        """
+        value, old = self._initializer(name), self.graph.array(name)
+        with np.errstate(over="ignore"):
+            extra = np.asarray(extra, dtype=old.dtype)
+        if extra.ndim != old.ndim or np.delete(extra.shape, axis).tolist() != np.delete(old.shape, axis).tolist():
+            raise PassError(f"{self.pass_name}: {name!r} has shape {old.shape}, {extra.shape} cannot be appended to it")
+        if not np.all(np.isfinite(extra)):
+            raise PassError(f"{self.pass_name}: new values of {name!r} are not finite")
+        new = np.concatenate([old, extra], axis)
+        value.const_value = _tensor(name, new, value.const_value)
+        value.shape = ir.Shape(new.shape)
+        self._log(kind, name, created=int(np.count_nonzero(extra)) if carries_connections(value) else 0)
+
     def slice_value(self, value: ir.Value, axis: int, kept: NDArray[np.intp]) -> None:
         """Note that ``value``, which an operator writes, holds only the indices ``kept`` of what it held before."""
         if value.shape is not None and len(value.shape) > axis:
@@ -208,6 +230,38 @@ class Editor:
         self._log("insert-node", node.name, created=created)
         return node
 
+    def add_summand(self, value: ir.Value, summand: ir.Value, kind: str = "reconnect") -> ir.Value:
+        """Let whoever reads ``value``, outputs of the graph included, read ``value`` + ``summand``, and give this sum.
+
+        The sum takes over the name, so that it is what is compared with the value of this name in other versions of
+        the model; ``value`` becomes ``<name>/own``. The summand has its shape and type, or is broadcast to them.
+
+        Raises
+        ------
+        PassError
+            No operator writes ``value``, or it is read before ``summand`` is computed.
+        """
+        inner, name = self.graph.model.graph, value.name or ""
+        position = {node: index for index, node in enumerate(inner)}
+        producers = [node for node in (value.producer(), summand.producer()) if node in position]
+        if value.producer() not in producers:
+            raise PassError(f"{self.pass_name}: no operator of the main graph writes {name!r}, nothing can be added")
+        own, last = producers[0], max(producers, key=position.__getitem__)
+        for node in itertools.islice(inner, position[own] + 1, position[last] + 1):
+            if value in node.inputs or name in captured_values(node):
+                raise PassError(f"{self.pass_name}: {node.name!r} reads {name!r} before {summand.name!r} is computed")
+        node = ir.node("Add", [value, summand])
+        total = node.outputs[0]
+        value.replace_all_uses_with(total, replace_graph_outputs=True)
+        for index, operand in enumerate((value, summand)):
+            node.replace_input_with(index, operand)
+        node.name = self._unique(f"{name}/sum")
+        value.name, total.name = self._unique(f"{name}/own"), name
+        total.type, total.shape = value.type, value.shape.copy() if value.shape is not None else None
+        inner.insert_after(last, node)
+        self._log(kind, node.name)
+        return total
+
     def bypass(self, node: ir.Node, source: ir.Value, kind: str = "remove-node") -> None:
         """Remove ``node`` and let whoever reads its first output read ``source``, an equal value.
 
@@ -272,6 +326,12 @@ class Editor:
                 self._log(kind, name, int(np.count_nonzero(tensor.numpy())) if connected and tensor is not None else 0)
         if len(self.edits) == logged:
             self._log(kind, "graph")
+
+    def adopt(self, other: Editor) -> None:
+        """Take over what ``other`` made of a clone of this editor's graph, and its edits."""
+        self.graph.take_over(other.graph)
+        self.edits += other.edits
+        self._names = None
 
     def replace_graph(self, graph: Graph) -> None:
         """Take over the model of ``graph``; connections are counted initializer by initializer, by name."""

@@ -133,6 +133,12 @@ class Graph:
         copy._cuts = dict(self._cuts)
         return copy
 
+    def take_over(self, other: Graph) -> None:
+        """Become what ``other``, a changed clone, is; for the editor alone."""
+        self.model = other.model
+        self._cuts = dict(other._cuts)
+        self.revision = max(self.revision, other.revision) + 1
+
     @property
     def cuts(self) -> Mapping[str, Mapping[int, NDArray[np.intp]]]:
         """Values that hold only a part of what they held when the model was loaded: the indices kept, by axis."""

@@ -301,3 +301,122 @@ def test_a_value_that_the_runtime_does_not_hand_out_is_an_error() -> None:
     walker = Walk(found, samples(found), Recording(hidden=frozenset("r")))
     with pytest.raises(BackendError, match="recording does not hand out the value 'r'"):
         walker.compute(["r"])
+
+
+# --- looking ahead, growing graphs
+
+
+def test_a_value_is_kept_as_often_as_it_is_asked_for() -> None:
+    found = graph(RESIDUAL)
+    walker = Walk(found, samples(found), RUNTIME, keep=["r", "r", "a"])
+    walker.compute(["y", "e"])
+    for _ in range(2):
+        assert joined(walker, "r").shape == (COUNT, 4)
+        walker.forget(["r"])
+    with pytest.raises(KeyError):
+        next(walker.values("r"))
+    assert joined(walker, "a").shape == (COUNT, 4)
+
+
+def test_computing_what_is_kept_already_keeps_it_no_longer() -> None:
+    found = graph(RESIDUAL)
+    walker = Walk(found, samples(found), RUNTIME, keep=["r"])
+    for _ in range(3):
+        walker.compute(["r"])
+    walker.compute(["y", "e"])
+    walker.forget(["r"])
+    with pytest.raises(KeyError):
+        next(walker.values("r"))
+
+
+def test_values_that_could_be_are_seen_ahead_of_the_walk() -> None:
+    """Weights of the graph, and what the walk holds, stay as they are."""
+    found = graph(RESIDUAL)
+    expected, fingerprint = everything(found), found.fingerprint()
+    runtime = Recording()
+    walker = Walk(found, samples(found), runtime, batch=4)
+    walker.compute(["r"])
+    seen = [*walker.peek("s", {"v": 2 * found.array("v").astype(np.float64)})]
+    assert [(len(array), array.dtype.name) for array in seen] == [(4, "float32"), (4, "float32"), (2, "float32")]
+    np.testing.assert_allclose(np.concatenate(seen), 2 * expected["b"] + expected["a"], rtol=1e-5, atol=1e-6)
+    assert runtime.executed == {"a": 3, "r": 3, "b": 3, "s": 3}, "what has run does not run again"
+    np.testing.assert_array_equal(np.concatenate([*walker.peek("s", {})]), expected["s"])
+    for name in ("s", "y"):
+        walker.compute([name])
+        assert np.array_equal(joined(walker, name), expected[name])
+    assert found.fingerprint() == fingerprint
+
+
+def test_looking_ahead_trims_a_batch_that_was_filled() -> None:
+    found = graph(RESIDUAL.replace("N", "4"))
+    walker = Walk(found, samples(graph(RESIDUAL)), RUNTIME)
+    walker.compute(["r"])
+    assert [len(array) for array in walker.peek("b", {})] == [4, 4, 2]
+
+
+def test_operators_that_are_added_behind_the_walk_are_walked() -> None:
+    found = graph(RESIDUAL)
+    expected = everything(found)
+    editor = Editor(found, "test")
+    walker = Walk(found, samples(found), RUNTIME, keep=["r", "x"], batch=4)
+    walker.compute(["r"])
+    donor, layer = found.node("MatMul_0").inputs[0], found.node("MatMul_2")
+    assert donor is not None
+    extra = editor.add_initializer("k", 3 * np.eye(4, dtype=np.float32))
+    tap = editor.insert_node("MatMul", [donor, extra], ["b/tap"], before=layer, name="tap")
+    tap.outputs[0].type = donor.type
+    editor.add_summand(layer.outputs[0], tap.outputs[0])
+    walker.renew()
+    walker.compute(["s"])
+    wanted = expected["b"] + 3 * expected["x"] + expected["a"]
+    np.testing.assert_allclose(joined(walker, "s"), wanted, rtol=1e-5, atol=1e-6)
+    walker.forget(["x"])
+    with pytest.raises(KeyError):
+        next(walker.values("x"))
+
+
+def test_a_value_that_a_new_operator_reads_stays_until_it_has_run() -> None:
+    found = graph(RESIDUAL)
+    editor = Editor(found, "test")
+    walker = Walk(found, samples(found), RUNTIME, keep=["r"])
+    walker.compute(["b"])
+    source = found.node("MatMul_2").inputs[0]
+    assert source is not None
+    new = editor.insert_node("Neg", [source], ["n"], before=found.node("Mul_6"), name="new")
+    new.outputs[0].type = source.type
+    walker.renew()
+    walker.forget(["r"])
+    walker.compute(["n"])
+    np.testing.assert_array_equal(joined(walker, "n"), -everything(graph(RESIDUAL))["r"])
+    with pytest.raises(KeyError):
+        next(walker.values("r"))
+
+
+def test_a_value_that_was_computed_is_widened_with_the_concat_that_wrote_it() -> None:
+    """A layer whose Concat has run gets another donor: the value grows, and nothing runs again."""
+    text = "g (float[N,2] x) => (float[N,2] y) <float[2,2] w, float[4,2] v> {{ h = Relu(x) a = MatMul(h, w) {} }}"
+    found = graph(text.format("c = Concat<axis=-1>(a, h) y = MatMul(c, v)"))
+    expected = everything(found)
+    editor, runtime = Editor(found, "test"), Recording()
+    walker = Walk(found, samples(found), runtime, keep=["h"], batch=4)
+    walker.compute(["c"])
+    layer, join = found.node("MatMul_3"), found.node("Concat_2")
+    donor = found.node("MatMul_1").inputs[0]
+    assert donor is not None
+    indices = editor.add_initializer("i", np.array([1]))
+    picked = editor.insert_node("Gather", [donor, indices], ["p"], before=join, attributes={"axis": -1}, name="pick")
+    picked.outputs[0].type = donor.type
+    editor.set_input(join, 2, picked.outputs[0])
+    editor.widen_weights("v", 0, np.ones((1, 2), np.float32))
+    for _ in range(2):
+        walker.renew()
+    np.testing.assert_array_equal(joined(walker, "c"), np.column_stack([expected["c"], expected["h"][:, 1]]))
+    walker.forget(["c"])
+    walker.compute([layer.outputs[0].name or ""])
+    np.testing.assert_allclose(joined(walker, "y"), expected["y"] + expected["h"][:, 1:], rtol=1e-5, atol=1e-6)
+    assert runtime.executed == {"h": 3, "a": 3, "c": 3, "p": 3, "y": 3}
+    assert joined(walker, "h").shape == (COUNT, 2)
+    for _ in range(2):
+        walker.forget(["h"])
+    with pytest.raises(KeyError):
+        next(walker.values("h"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
+from numpy.typing import NDArray
 from onnx_ir.passes.common import IdentityEliminationPass, RemoveUnusedNodesPass
 
 from surgery_ir.errors import PassError
@@ -273,3 +274,147 @@ def test_a_constant_that_is_read_stays() -> None:
     _, editor = example()
     with pytest.raises(PassError, match="'w' is still read"):
         editor.remove_initializer("w")
+
+
+# --- sums and wider weights
+
+
+def test_a_sum_takes_over_name_and_readers() -> None:
+    text = """
+        g (float[N,3] x, bool c) => (float[N,3] h, float[N,3] y) {
+            h = Relu(x)
+            s = Neg(x)
+            a = Tanh(h)
+            y = If (c) <
+                then_branch = t () => (float[N,3] u) { u = Add(h, a) },
+                else_branch = e () => (float[N,3] v) { v = Mul(h, h) }
+            >
+        }
+    """
+    found = graph(text)
+    found.note_cut("h", 1, np.array([0, 2, 3]))
+    found.node("Relu_0").outputs[0].shape = ir.Shape(["N", 3])
+    editor = Editor(found, "test")
+    total = editor.add_summand(value(found, "h"), value(found, "s"))
+    verify(found)
+    assert editor.edits == [Edit("reconnect", "test", "h/sum")]
+    assert (total.name, str(total.shape), total.dtype) == ("h", "[N,3]", ir.DataType.FLOAT)
+    assert found.cuts["h"][1].tolist() == [0, 2, 3]
+    wanted = text.replace("h = Relu(x)", "p = Relu(x)").replace("s = Neg(x)", "s = Neg(x)\n h = Add(p, s)")
+    assert_equivalent(found, graph(wanted), tolerance=0)
+    assert [node.name for node in found.model.graph][:3] == ["Relu_0", "Neg_1", "h/sum"]
+
+
+def test_several_summands_and_the_value_itself() -> None:
+    text = "g (float[N,3] x) => (float[N,3] y) { s = Neg(x) t = Exp(x) y = Relu(x) }"
+    found = graph(text)
+    editor = Editor(found, "test")
+    for summand in (value(found, "t"), found.inputs[0], value(found, "s")):
+        editor.add_summand(value(found, "y"), summand)
+    editor.add_summand(value(found, "y"), value(found, "y"))
+    verify(found)
+    names = [node.outputs[0].name for node in found.model.graph]
+    assert names == ["s", "t", "y/own", "y/own_1", "y/own_2", "y/own_3", "y"]
+    wanted = """g (float[N,3] x) => (float[N,3] y) {
+        s = Neg(x) t = Exp(x) r = Relu(x) a = Add(r, t) b = Add(a, x) c = Add(b, s) y = Add(c, c)
+    }"""
+    assert_equivalent(found, graph(wanted), tolerance=0)
+
+
+@pytest.mark.parametrize(
+    ("text", "target", "summand", "message"),
+    [
+        ("g (float[N,3] x) => (float[N,3] y) { s = Neg(x) y = Relu(s) }", "x", "s", "no operator .* writes 'x'"),
+        ("g (float[N,3] x) => (float[N,3] y) { s = Neg(x) y = Relu(s) }", "s", "y", "'Relu_1' reads 's' before 'y'"),
+        (
+            "g (float[N,3] x) => (float[N,3] z) { s = Neg(x) y = Relu(s) t = Exp(x) z = Add(y, t) }",
+            "s", "t", "'Relu_1' reads 's' before 't' is computed",
+        ),
+        (
+            """g (float[N,3] x, bool c) => (float[N,3] z) { s = Neg(x)
+                y = If (c) <then_branch = a () => (float[N,3] u) { u = Exp(s) },
+                    else_branch = b () => (float[N,3] v) { v = Abs(x) }>
+                t = Exp(x) z = Add(y, t) }""",
+            "s", "t", "'If_1' reads 's' before 't' is computed",
+        ),
+    ],
+)  # fmt: skip
+def test_sums_that_cannot_be_ordered_are_refused(text: str, target: str, summand: str, message: str) -> None:
+    found = graph(text)
+    editor = Editor(found, "test")
+    with pytest.raises(PassError, match=message):
+        editor.add_summand(found.inputs[0] if target == "x" else value(found, target), value(found, summand))
+    assert editor.edits == []
+    assert_same_structure(found, text)
+
+
+def test_a_sum_may_come_later_than_the_value() -> None:
+    text = "g (float[N,3] x) => (float[N,3] y) { s = Neg(x) t = Exp(x) y = Relu(s) }"
+    found = graph(text)
+    Editor(found, "test").add_summand(value(found, "s"), value(found, "t"))
+    verify(found)
+    wanted = "g (float[N,3] x) => (float[N,3] y) { p = Neg(x) t = Exp(x) s = Add(p, t) y = Relu(s) }"
+    assert_equivalent(found, graph(wanted), tolerance=0)
+
+
+def test_wider_weights_count_what_was_created() -> None:
+    text = "g (float[N,3] x) => (float[N,4] y) <float[3,4] w, float[4] b> { y = Gemm(x, w, b) }"
+    found = graph(text)
+    before = found.array("w")
+    editor = Editor(found, "test")
+    editor.widen_weights("w", 0, np.array([[1.0, 0, 2, 0]]))
+    editor.widen_weights("b", 0, np.ones(2))
+    np.testing.assert_array_equal(found.array("w"), np.concatenate([before, [[1, 0, 2, 0]]]))
+    assert found.initializers["w"].shape == ir.Shape([4, 4])
+    assert found.array("w").dtype == np.float32
+    assert editor.edits == [Edit("widen", "test", "w", 0, 2), Edit("widen", "test", "b", 0, 0)]
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [(np.ones((1, 3)), r"\(1, 3\) cannot be appended"), (np.ones(4), "cannot be appended"),
+     (np.full((1, 4), np.inf), "not finite"), (np.full((1, 4), 1e39), "not finite")],
+)  # fmt: skip
+def test_weights_are_widened_by_what_fits(extra: NDArray[np.float64], message: str) -> None:
+    found = graph("g (float[N,3] x) => (float[N,4] y) <float[3,4] w> { y = MatMul(x, w) }")
+    editor = Editor(found, "test")
+    with pytest.raises(PassError, match=message):
+        editor.widen_weights("w", 0, extra)
+    assert editor.edits == []
+
+
+# --- attempts on clones
+
+
+def test_what_was_tried_on_a_clone_can_be_adopted() -> None:
+    """The graph object stays the same one and is what the clone became; edits follow one another; names stay unique."""
+    found, editor = example()
+    editor.add_initializer("k", np.zeros(2, np.float32))
+    ours, revision = list(editor.edits), found.revision
+    node, view = found.node("Relu_2"), found.view()
+    other = Editor(found.clone(), "test")
+    other.set_weights("w", np.zeros_like(found.array("w")))
+    name = other.add_initializer("m", np.ones(3, np.float32)).name
+    other.graph.note_cut("h", 1, np.array([0, 2]))
+    before = found.fingerprint()
+    editor.adopt(other)
+    assert editor.graph is found
+    assert found.fingerprint() == other.graph.fingerprint() != before
+    assert editor.edits == [*ours, *other.edits]
+    assert found.revision > max(revision, other.graph.revision)
+    assert found.view() is not view
+    assert found.node("Relu_2") is not node
+    assert {key: kept.tolist() for key, kept in found.cuts["h"].items()} == {1: [0, 2]}
+    assert name == "m"
+    assert editor.add_initializer("m", np.ones(3, np.float32)).name != "m"
+
+
+def test_a_graph_that_took_over_another_goes_its_own_way() -> None:
+    found, editor = example()
+    other = Editor(found.clone(), "test")
+    other.set_weights("w", np.zeros_like(found.array("w")))
+    editor.adopt(other)
+    other.graph.note_cut("h", 1, np.array([0]))
+    assert "h" not in found.cuts
+    editor.set_weights("w", np.ones_like(found.array("w")))
+    assert found.array("w").all()
