@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Self, TypeVar
 
+from surgery_ir.analysis.gradients import GradientProvider
 from surgery_ir.analysis.runtime import Runtime
 from surgery_ir.analysis.samples import Samples
 from surgery_ir.analysis.threads import single_threaded_blas
@@ -108,6 +109,11 @@ class PassContext:
         Told how far long work has come.
     prove
         Whether cuts are proven by running them; a search leaves that to its winner.
+    selection
+        Samples that nothing is fitted on, for passes that keep only what helps; without them such a pass judges by
+        calibration samples that it holds out.
+    gradients
+        Gives gradients of the task's own loss, where a framework is there.
     """
 
     reference: Graph
@@ -117,6 +123,8 @@ class PassContext:
     cache: Cache = field(default_factory=Cache)
     progress: Progress = silent
     prove: bool = True
+    selection: Samples | None = None
+    gradients: GradientProvider | None = None
 
 
 @dataclass(frozen=True)

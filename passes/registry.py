@@ -20,7 +20,7 @@ from surgery_ir.passes.options import options_of
 __all__ = ["builtin_passes", "pass_class", "plugin_passes"]
 
 GROUP = "surgery_ir.passes"
-FOLDERS = ("cleanup", "prune", "repair")
+FOLDERS = ("cleanup", "prune", "reconnect", "repair")
 
 
 @cache

@@ -2,16 +2,24 @@
 
 ::
 
-    pipeline := pass (',' pass)*
+    pipeline := item (',' item)*
+    item     := pass | 'repeat(' count ')' '{' pipeline '}'
     pass     := name [ '{' (option '=' value)* '}' ]
-    value    := word | "quoted, as in JSON" | '[' (layer ':' number)* ']'
+    value    := word | "quoted, as in JSON" | '[' (layer ':' number)* ']' | number '..' number
+
+A repetition is written out while it is read: ``repeat(3){prune-weights{ratio=0.5..0.9},repair}`` is six passes, whose
+ratios are 0.5, 0.7 and 0.9. A *schedule* ``a..b`` goes from ``a`` in the first repetition to ``b`` in the last one in
+equal steps, or is ``b`` where there is one repetition; in nested ones it follows the innermost. Pipelines are always
+formatted pass by pass.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from surgery_ir.errors import SpecError
 from surgery_ir.passes.base import Pass
@@ -24,12 +32,38 @@ TOKEN = re.compile(r'\s*(?:(?P<quoted>"(?:[^"\\]|\\.)*")|(?P<mark>[{}\[\],=:])|(
 WORD = re.compile(r'[^\s{}\[\],=:"]+')
 NONE = "none"
 
+COUNT = re.compile(r"[1-9][0-9]*")
+SCHEDULE = re.compile(r"(.+?)\.\.(.+)")
+
+MOST_PASSES = 1000
+"""Passes of a pipeline, repetitions written out."""
+
+DEEPEST = 8
+"""Repetitions inside each other."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """Which repetition is being written out, from 0, of how many, and how deep it is nested; outside, depth 0."""
+
+    index: int = 0
+    count: int = 1
+    depth: int = 0
+
+    def value(self, first: float, last: float) -> float:
+        """Value of a schedule in this repetition, without the digits that rounding errors leave behind."""
+        if self.index in (0, self.count - 1):
+            return last if self.index or self.count == 1 else first
+        between = float(f"{first + (last - first) * self.index / (self.count - 1):.12g}")
+        return min(max(between, min(first, last)), max(first, last))
+
 
 class _Reader:
     """Reads tokens of a pipeline and says where it stands when something is wrong."""
 
     def __init__(self, text: str) -> None:
         self.text = text
+        self.passes = 0
         self.tokens: list[tuple[str, str, int]] = []
         position = 0
         while position < len(text.rstrip()):
@@ -76,14 +110,50 @@ def parse_pipeline(text: str) -> tuple[Pass, ...]:
     reader = _Reader(text)
     if not reader.tokens:
         raise SpecError("the pipeline is empty: name at least one pass")
-    passes = [_parse_pass(reader)]
-    while reader.peek():
+    passes = _parse_items(reader, _Turn())
+    if reader.peek():
         reader.next(",")
-        passes.append(_parse_pass(reader))
     return tuple(passes)
 
 
-def _parse_pass(reader: _Reader) -> Pass:
+def _parse_items(reader: _Reader, turn: _Turn) -> list[Pass]:
+    passes = _parse_item(reader, turn)
+    while reader.peek() == ",":
+        reader.next(",")
+        passes += _parse_item(reader, turn)
+    return passes
+
+
+def _parse_item(reader: _Reader, turn: _Turn) -> list[Pass]:
+    if reader.peek().startswith("repeat("):
+        return _parse_repeat(reader, turn.depth + 1)
+    reader.passes += 1
+    if reader.passes > MOST_PASSES:
+        raise SpecError(f"pipeline {reader.text!r}: repetitions come to more than {MOST_PASSES:,} passes")
+    return [_parse_pass(reader, turn)]
+
+
+def _parse_repeat(reader: _Reader, depth: int) -> list[Pass]:
+    """Read what is repeated once for every repetition, so that each finds the schedules at its own place."""
+    word = reader.name("a repetition")
+    while not word.endswith(")") and reader.peek() not in ("", *"{}[],=:"):  # repeat( 3 )
+        word += reader.name("a count")
+    count = word.removeprefix("repeat(").removesuffix(")")
+    if not word.endswith(")") or not COUNT.fullmatch(count):
+        raise SpecError(f"pipeline {reader.text!r}: {word!r} is no repetition: write repeat(3){{pass,…}}")
+    if depth > DEEPEST:
+        raise SpecError(f"pipeline {reader.text!r}: repetitions are nested more than {DEEPEST} deep")
+    start, times = reader.index, int(count[:9])  # far more than there may be passes
+    passes: list[Pass] = []
+    for index in range(times):
+        reader.index = start
+        reader.next("{")
+        passes += _parse_items(reader, _Turn(index, times, depth))
+        reader.next("}")
+    return passes
+
+
+def _parse_pass(reader: _Reader, turn: _Turn) -> Pass:
     name = reader.name("the name of a pass")
     cls = pass_class(name)
     values: dict[str, object] = {}
@@ -96,7 +166,7 @@ def _parse_pass(reader: _Reader) -> Pass:
             raw = _parse_value(reader)
             if key in values:
                 raise SpecError(f"{name}: option {key!r} is given twice")
-            values[key] = _convert(declared[key], raw) if key in declared and isinstance(raw, str) else raw
+            values[key] = _convert(name, declared[key], raw, turn) if key in declared and isinstance(raw, str) else raw
         reader.next("}")
     return create(name, values)
 
@@ -124,17 +194,31 @@ def _parse_value(reader: _Reader) -> str | dict[str, float]:
     return items
 
 
-def _convert(option: Option, text: str) -> object:
+def _convert(name: str, option: Option, text: str, turn: _Turn) -> object:
     if option.optional and text == NONE:
         return None
     if option.kind == "bool":
         return {"true": True, "false": False}.get(text.lower(), text)
     if option.kind in ("int", "float"):
+        ends = SCHEDULE.fullmatch(text)
         try:
-            return float(text)
+            return float(text) if ends is None else _scheduled(name, option, float(ends[1]), float(ends[2]), turn)
         except ValueError:
             return text
     return text
+
+
+def _scheduled(name: str, option: Option, first: float, last: float, turn: _Turn) -> float:
+    """Value of an option in one repetition; both ends must be valid, whole numbers are rounded half up."""
+    if not turn.depth:
+        raise SpecError(f"{name}: option {option.name!r}: a schedule {first:g}..{last:g} needs a repetition around it")
+    for end in (first, last):
+        try:
+            option.check(end)
+        except SpecError as error:
+            raise SpecError(f"{name}: {error}") from None
+    value = turn.value(first, last)
+    return math.floor(value + 0.5) if option.kind == "int" else value
 
 
 def create(name: str, values: Mapping[str, object]) -> Pass:

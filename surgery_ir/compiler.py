@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from surgery_ir.analysis.cost import cost
-from surgery_ir.analysis.samples import Samples
-from surgery_ir.analysis.trace import sample_shapes
-from surgery_ir.backends.base import Backend, backend
-from surgery_ir.backends.evaluate import Fidelity, Metric, Score, difference, fidelity, find_metric, predict
-from surgery_ir.backends.latency import measure
+from surgery_ir.backends.base import backend
+from surgery_ir.backends.evaluate import Score, find_metric
 from surgery_ir.errors import ConstraintError, DataError
 from surgery_ir.frontends.load import load_model
 from surgery_ir.graph.model import Graph
@@ -25,9 +20,10 @@ from surgery_ir.graph.serialize import write_model
 from surgery_ir.passes.base import Pass, PassContext, Progress, Refusal, silent
 from surgery_ir.passes.spec import create, parse_pipeline
 from surgery_ir.report import Candidate as Reported
-from surgery_ir.report import Measurement, Report, Search, compare_layers
+from surgery_ir.report import Report, Search
+from surgery_ir.report.measure import LATENCY_SECONDS, measure_both
 from surgery_ir.search.candidate import pareto_front
-from surgery_ir.search.dealing import Data, Roles, calibration_part, check_labels, deal, load_samples
+from surgery_ir.search.dealing import Data, Roles, check_labels, deal, load_samples, replayed_parts
 from surgery_ir.search.evaluator import Evaluator
 from surgery_ir.search.goal import Goal
 from surgery_ir.search.loop import Criteria, Found, search
@@ -53,9 +49,6 @@ __all__ = ["Result", "apply", "compile"]
 
 DEFAULT_BUDGET = 64
 """Candidates where neither a budget nor a time limit is given."""
-
-LATENCY_SECONDS = 2.0
-"""Time for measuring latency: of one sample, on one thread, because several make it a matter of luck."""
 
 CLOSEST = 3
 
@@ -168,7 +161,7 @@ def compile(
     pool = default_pool(goal) if passes is None else read_pool(passes, goal)
     prologue = tuple(create(name, {}) for name in PROLOGUE)
     judge = find_metric(metric or ("fidelity" if roles.selection.labels is None else "accuracy"))
-    ctx = PassContext(dense, runtime, roles.calibration, seed)
+    ctx = PassContext(dense, runtime, roles.calibration, seed, selection=roles.selection)
     kept = None if study is None else Study(study, _about(dense, roles, goal, judge.name, seed, provider))
     progress("loading", 0, 0)
     began = time.perf_counter()
@@ -188,17 +181,16 @@ def compile(
     if winner.candidate is None and goal.targets:
         raise _unmet(found, goal)
     network = winner.network or evaluator.networks.apply(prologue)
-    chosen = CompressionProfile(network.applied, seed, roles.shares, _source(dense))
+    chosen = CompressionProfile(network.applied, seed, roles.shares, _source(dense), roles.selection_shares)
     progress("measuring", 0, 0)
     judge = find_metric(metric or ("fidelity" if roles.report.labels is None else "accuracy"))
-    measured = _measure(dense, network.graph, runtime, roles.report, judge)
+    measured = measure_both(dense, network, runtime, roles.report, judge)
     report = Report(
         **measured,
         profile=str(chosen),
-        edits=network.edits,
         policy=found.policy.to_plain(),
         refusals=_reasons(network, evaluator, found, winner, goal),
-        pareto=_pareto(found, winner, evaluator.scorer.baseline.name),
+        pareto=_pareto(found, winner, evaluator.scorer.baseline.name, goal),
         search=Search(
             evaluated=evaluator.evaluated,
             refused=evaluator.refused,
@@ -217,6 +209,7 @@ def apply(
     data: Data | None = None,
     *,
     labels: str | None = None,
+    selection_data: Data | None = None,
     eval_data: Data | None = None,
     metric: str | None = None,
     seed: int = 0,
@@ -236,6 +229,8 @@ def apply(
         Calibration samples, for passes that need them.
     labels
         Name of the labels among the arrays.
+    selection_data
+        Samples on which passes judge what they keep; without them they hold out some of ``data``.
     eval_data
         Samples to measure on; without them costs are measured, but no metric.
     metric
@@ -252,28 +247,28 @@ def apply(
     SurgeryError
         Model, data or passes are faulty, or a pass needs samples that are not given.
     """
-    shares: Sequence[float] = ()
-    source: Mapping[str, str] = MappingProxyType({})
-    if isinstance(passes, CompressionProfile):
-        seed, shares, source, passes = passes.seed, passes.shares, passes.source, passes.passes
-    chosen = parse_pipeline(passes) if isinstance(passes, str) else tuple(passes)
+    if not isinstance(passes, CompressionProfile):
+        passes = CompressionProfile(parse_pipeline(passes) if isinstance(passes, str) else tuple(passes), seed)
+    chosen, seed, source = passes.passes, passes.seed, passes.source
     dense = load_model(_path(model)).graph
     runtime = backend(provider)
     samples = None if data is None else load_samples(data, labels, dense)
+    judging = None if selection_data is None else load_samples(selection_data, labels, dense, "selection data")
     final = None if eval_data is None else load_samples(eval_data, labels, dense, "evaluation data")
-    check_labels(labels, samples, final)
+    check_labels(labels, samples, judging, final)
     for item in chosen:
         if item.needs_samples and samples is None:
             raise DataError(f"{item.name} needs sample inputs: give it data")
-    calibration = None if samples is None else calibration_part(samples, shares, seed)
-    network = Prefixes(dense, PassContext(dense, runtime, calibration, seed, progress=progress)).apply(chosen)
+    calibration, selection = replayed_parts(samples, judging, passes.shares, passes.selection_shares, seed)
+    ctx = PassContext(dense, runtime, calibration, seed, progress=progress, selection=selection)
+    network = Prefixes(dense, ctx).apply(chosen)
     judge = find_metric(metric or ("fidelity" if final is None or final.labels is None else "accuracy"))
-    measured = _measure(dense, network.graph, runtime, final, judge, example=final or samples)
+    measured = measure_both(dense, network, runtime, final, judge, example=final or samples)
     fingerprint = source.get("fingerprint")
     if fingerprint is not None:
         measured["verified"]["profile_made_for_this_model"] = fingerprint == dense.fingerprint()
-    profile = CompressionProfile(network.applied, seed, tuple(shares), source or _source(dense))
-    report = Report(**measured, profile=str(profile), edits=network.edits, refusals=network.refusals)
+    profile = replace(passes, passes=network.applied, source=source or _source(dense))
+    report = Report(**measured, profile=str(profile), refusals=network.refusals)
     return Result(network.graph, profile, report)
 
 
@@ -287,59 +282,6 @@ def _unmet(found: Found, goal: Goal) -> ConstraintError:
     closest = sorted(tried, key=lambda item: sum(item.excesses(goal)))[:CLOSEST]
     nearest = f"the closest is {closest[0]}" if closest else "none could be applied"
     return ConstraintError(f"no candidate of {len(found.candidates)} meets {goal}; {nearest}", closest)
-
-
-def _measure(
-    dense: Graph,
-    compressed: Graph,
-    runtime: Backend,
-    samples: Samples | None,
-    metric: Metric,
-    example: Samples | None = None,
-) -> dict[str, Any]:
-    """Measure both models on the same samples and in turns; give fields of a report.
-
-    ``example`` tells the sizes of open axes where there are no samples to measure on.
-    """
-    sessions = [runtime.load(dense), runtime.load(compressed)]
-    scores: list[Score | None] = [None, None]
-    latencies: list[float | None] = [None, None]
-    verified: dict[str, Any] = {"loads": True}
-    faithful: Fidelity | None = None
-    if samples is not None:
-        reference, outputs = (predict(session, samples) for session in sessions)
-        before, after = (metric(item, samples.labels, reference) for item in (reference, outputs))
-        scores = [before, after]
-        faithful = fidelity(outputs, reference)
-        gap = difference(after, before)
-        verified |= {
-            "finite": all(bool(np.isfinite(item).all()) for item in outputs.values() if item.dtype.kind == "f"),
-            "drop": -gap.value,
-            "standard_error": gap.standard_error,
-        }
-        feeds = next(samples.take(1).batches(dense, 1)).feeds
-        timed = [runtime.load(graph, threads=1) for graph in (dense, compressed)]
-        latencies = [item.median_ms for item in measure(timed, feeds, seconds=LATENCY_SECONDS)]
-    shapes = [_shapes(graph, runtime, samples or example) for graph in (dense, compressed)]
-    costs = [cost(graph, known) for graph, known in zip((dense, compressed), shapes, strict=True)]
-    baseline, smaller = (
-        Measurement(total.params, total.nonzeros, total.bytes, total.macs, latency, score)
-        for total, latency, score in zip(costs, latencies, scores, strict=True)
-    )
-    return {
-        "model": dense.source,
-        "baseline": baseline,
-        "compressed": smaller,
-        "fidelity": faithful,
-        "verified": verified,
-        "layers": compare_layers(costs[0].layers, costs[1].layers),
-    }
-
-
-def _shapes(graph: Graph, runtime: Backend, samples: Samples | None) -> dict[str, tuple[int, ...]] | None:
-    if samples is None:
-        return None
-    return sample_shapes(graph, runtime, next(samples.take(1).batches(graph, 1)).feeds)
 
 
 def _reasons(network: Network, evaluator: Evaluator, found: Found, winner: Winner, goal: Goal) -> tuple[Refusal, ...]:
@@ -360,7 +302,7 @@ def _reasons(network: Network, evaluator: Evaluator, found: Found, winner: Winne
     return tuple({(item.pass_name, item.reason, item.nodes): item for item in reasons}.values())
 
 
-def _pareto(found: Found, winner: Winner, metric: str) -> tuple[Reported, ...]:
+def _pareto(found: Found, winner: Winner, metric: str, goal: Goal) -> tuple[Reported, ...]:
     """Candidates that no other one beats, as a report has them; the winner as it was applied in the end."""
     candidates = [item for item in found.candidates if winner.tried is None or item.profile != winner.tried]
     held = [] if winner.candidate is None else [winner.candidate]
@@ -374,7 +316,7 @@ def _pareto(found: Found, winner: Winner, metric: str) -> tuple[Reported, ...]:
             plasticity=item.plasticity,
             nonzeros=int(item.quantities["nonzeros"]),
         )
-        for item in pareto_front([*candidates, *held])
+        for item in pareto_front([*candidates, *held], goal)
     )
 
 

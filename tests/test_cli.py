@@ -20,7 +20,9 @@ from surgery_ir.cli.console import progress, show, table
 from surgery_ir.cli.outputs import check_outputs, write_bytes, write_outputs
 from surgery_ir.cli.parser import EXAMPLES, build_parser
 from surgery_ir.errors import OutputError
+from surgery_ir.passes import registry
 from tests.harness import proto
+from tests.search.toys import Regrow
 from tests.test_report import FIELDS, mismatch
 
 COMMANDS = ("compile", "apply", "explain", "inspect", "passes", "bench")
@@ -287,6 +289,44 @@ def test_compile_writes_all_files_and_its_profile_repeats_the_model(
     assert files["policy-out"].read_bytes() == policy
     run(capsys, *arguments, "--policy", files["policy-out"])
     assert files["policy-out"].read_bytes() != policy
+
+
+def test_a_target_for_plasticity_and_where_connections_were_created(
+    model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {**registry.builtin_passes(), "toy-regrow": Regrow}
+    monkeypatch.setattr(registry, "builtin_passes", lambda: known)
+    monkeypatch.setattr("tests.search.toys.UNITS", {"w1": 576})
+    monkeypatch.setattr("surgery_ir.compiler.LATENCY_SECONDS", 0.01)
+    text = run(
+        capsys, "compile", model, "-o", tmp_path / "o.onnx", "--data", data, "--target", "plasticity>=0.05",
+        "--max-drop", 0.9, "--budget", 12, "--passes", "repeat(2){prune-weights{criterion=magnitude},toy-regrow}",
+        "--json", tmp_path / "r.json", "--report", tmp_path / "r.html",
+    )  # fmt: skip
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["plasticity"] >= 0.05
+    created = re.search(r"^created     by toy-regrow ([\d,]+); in inner ([\d,]+)$", text, re.MULTILINE)
+    assert created is not None
+    assert created[1] == created[2] == f"{report['connections']['created']:,}"
+    assert "Plasticity, layer by layer" in (tmp_path / "r.html").read_text()
+    assert "does not add up" not in text
+
+
+def test_repetitions_are_applied(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("surgery_ir.compiler.LATENCY_SECONDS", 0.01)
+    options = "criterion=magnitude compensate=false"
+    run(
+        capsys, "apply", model, "-p", f"repeat(2){{prune-weights{{{options} ratio=0.5..0.75}}}}",
+        "-o", tmp_path / "o.onnx", "--json", tmp_path / "r.json",
+    )  # fmt: skip
+    profile = json.loads((tmp_path / "r.json").read_text())["profile"]
+    assert profile.count("prune-weights{") == 2
+    assert "ratio=0.75" in profile
+    again = run(capsys, "apply", model, "-p", profile, "-o", tmp_path / "again.onnx")
+    assert "created " not in again
+    assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "o.onnx").read_bytes()
 
 
 def test_a_reader_that_goes_away_is_no_error(model: Path) -> None:

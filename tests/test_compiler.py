@@ -16,10 +16,12 @@ from surgery_ir.analysis.samples import Samples
 from surgery_ir.compiler import Result, apply, compile
 from surgery_ir.errors import ConstraintError, DataError, SpecError
 from surgery_ir.graph.model import Graph
+from surgery_ir.passes import registry
 from surgery_ir.search.goal import Goal
 from surgery_ir.search.policy import SearchPolicy
 from surgery_ir.search.profile import CompressionProfile
 from tests import harness
+from tests.search.toys import Regrow
 
 NET = """
 net (float[N,6] x) => (float[N,4] y) <float[24,6] w1, float[24] b1, float[24,24] w2, float[24] b2, float[4,24] w3> {
@@ -332,3 +334,51 @@ def test_what_it_does_not_list_is_not_there() -> None:
 
 def test_policy_of_the_package_is_the_policy_of_the_search() -> None:
     assert surgery_ir.SearchPolicy is SearchPolicy
+
+
+PLASTIC = "prune-weights{criterion=magnitude},toy-regrow"
+
+
+@pytest.fixture
+def regrowing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a pass be there that swaps pruned weights of the layers ``w1`` and ``w2`` for others."""
+    known = {**registry.builtin_passes(), "toy-regrow": Regrow}
+    monkeypatch.setattr(registry, "builtin_passes", lambda: known)
+    monkeypatch.setattr("tests.search.toys.UNITS", {"w1": 144, "w2": 576})
+
+
+@pytest.mark.usefixtures("regrowing")
+def test_plasticity_by_pass_and_layer() -> None:
+    report = apply(harness.proto(NET), PLASTIC, data=inputs()).report.to_json()
+    assert report["verified"]["connections_add_up"]
+    passes, total = report["connections"]["passes"], report["connections"]
+    assert passes["toy-regrow"]["created"] == passes["toy-regrow"]["pruned"] == total["created"] > 0
+    assert passes["prune-weights"]["plasticity"] == 0
+    assert report["plasticity"] == passes["toy-regrow"]["plasticity"] == total["created"] / total["pruned"]
+    created = {item["name"]: item["created"] for item in report["layers"] if item["created"]}
+    assert sum(created.values()) == total["created"]
+    assert total["elsewhere"] == {"pruned": 0, "created": 0, "plasticity": 0.0}
+
+
+def test_a_log_that_does_not_add_up_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def adds_up() -> object:
+        return apply(harness.proto(NET), "prune-weights{criterion=magnitude}", inputs()).report.verified[
+            "connections_add_up"
+        ]
+
+    assert adds_up() is True
+    monkeypatch.setattr("surgery_ir.report.attribution.count_connections", lambda graph: 7)
+    assert adds_up() is False
+
+
+@pytest.mark.usefixtures("regrowing")
+def test_a_target_for_plasticity() -> None:
+    goal = Goal(max_drop=0.5, targets=("plasticity>=0.05",))  # type: ignore[arg-type] # texts are read
+    report = smaller(16, goal=goal, passes=PLASTIC).report.to_json()
+    assert report["plasticity"] >= 0.05
+    assert report["compressed"]["nonzeros"] < report["baseline"]["nonzeros"]
+    assert "toy-regrow" in report["profile"]
+    assert report["profile"] in [item["profile"] for item in report["pareto"]]
+    assert len({item["plasticity"] for item in report["pareto"]}) > 1
+    with pytest.raises(ConstraintError, match=r"plasticity>=0\.05"):
+        smaller(8, goal=goal, passes="prune-weights{criterion=magnitude}")

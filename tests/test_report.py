@@ -12,7 +12,7 @@ import pytest
 from surgery_ir.analysis.cost import LayerCost
 from surgery_ir.analysis.fidelity import Fidelity
 from surgery_ir.backends.scores import Score
-from surgery_ir.graph.edits import Edit
+from surgery_ir.graph.edits import Connections, Edit
 from surgery_ir.passes.base import Refusal
 from surgery_ir.report import Candidate, Measurement, Report, Search, compare_layers, render_html
 from surgery_ir.report.plot import Point, scatter
@@ -22,6 +22,7 @@ NUMBER = (int, float)
 MAYBE = (int, float, type(None))
 METRIC = {"name": str, "value": MAYBE, "samples": int}
 MEASUREMENT = {"params": int, "nonzeros": int, "bytes": int, "macs": MAYBE, "latency_ms": MAYBE, "metric": METRIC}
+CHANGED = {"pruned": int, "created": int, "plasticity": NUMBER}
 LAYER = {"params": int, "nonzeros": int, "macs": MAYBE}
 FIELDS: dict[str, Any] = {
     "model": str,
@@ -30,7 +31,7 @@ FIELDS: dict[str, Any] = {
     "ratios": {"params": MAYBE, "nonzeros": MAYBE, "bytes": MAYBE, "macs": MAYBE, "latency_ms": MAYBE},
     "fidelity": {"kl": MAYBE, "top1_agreement": MAYBE, "max_abs": MAYBE},
     "plasticity": NUMBER,
-    "connections": {"pruned": int, "created": int},
+    "connections": {"pruned": int, "created": int, "passes": dict, "elsewhere": CHANGED},
     "profile": str,
     "policy": dict,
     "edits": dict,
@@ -48,7 +49,7 @@ FIELDS: dict[str, Any] = {
     ],
     "search": {"evaluated": int, "refused": int, "failed": int, "seconds": NUMBER, "seed": int, "optimizer": str},
     "verified": dict,
-    "layers": [{"name": str, "op_type": str, "baseline": LAYER, "compressed": LAYER}],
+    "layers": [{"name": str, "op_type": str, "baseline": LAYER, "compressed": LAYER, **CHANGED}],
     "versions": dict,
 }
 """Field by field what the JSON form holds; others read it, so a change here is a change of an interface."""
@@ -97,7 +98,8 @@ def report() -> Report:
         search=Search(40, 2, 1, 61.2, 0, "DiscreteLenglerOnePlusOne"),
         verified={"loads": True},
         layers=compare_layers([LayerCost("/conv", "Conv", 900, 900, 3600, 5000, 5000)],
-                              [LayerCost("/conv", "Conv", 900, 150, 3600, 5000, 900)]),
+                              [LayerCost("/conv", "Conv", 900, 150, 3600, 5000, 900)],
+                              {"/conv": Connections(750, 3)}),
     )  # fmt: skip
 
 
@@ -120,10 +122,36 @@ def test_the_field_check_notices_what_is_wrong(report: Report) -> None:
 def test_derived_numbers(report: Report) -> None:
     plain = report.to_json()
     assert plain["ratios"]["nonzeros"] == 5.0
-    assert plain["connections"] == {"pruned": 800, "created": 4}
+    assert plain["connections"] == {
+        "pruned": 800,
+        "created": 4,
+        "passes": {
+            "prune-weights": {"pruned": 800, "created": 0, "plasticity": 0.0},
+            "repair": {"pruned": 0, "created": 4, "plasticity": 4 / 800},
+        },
+        "elsewhere": {"pruned": 50, "created": 1, "plasticity": 1 / 800},
+    }
+    (layer,) = plain["layers"]
+    assert (layer["pruned"], layer["created"], layer["plasticity"]) == (750, 3, 3 / 800)
     assert plain["plasticity"] == report.plasticity == 4 / 800
     assert plain["edits"] == {"prune-weights": {"set-weights": 1}, "repair": {"set-weights": 1}}
     assert {"surgery-ir", "onnx", "onnxruntime", "numpy", "nevergrad"} <= plain["versions"].keys()
+
+
+def test_page_shows_where_connections_were_created(report: Report) -> None:
+    page = render_html(report.to_json())
+    (section,) = re.findall("<h2>Plasticity, layer by layer</h2>.*?</table>", page)
+    rows = [re.findall("<td.*?>(.*?)</td>", row) for row in section.split("<tr>")[2:]]
+    assert [row[:4] for row in rows] == [["/conv", "750", "3", "0.00375"], ["elsewhere", "50", "1", "0.00125"]]
+    assert re.findall('width="(.*?)"', rows[0][4]) == ["100.00", "0.40"]
+    assert re.findall('width="(.*?)"', rows[1][4]) == ["6.67", "0.13"]
+    (applied,) = re.findall("<h2>What was applied</h2>.*?</table>", page)
+    assert re.findall("<td.*?>(.*?)</td>", applied)[-5:] == ["repair", "1 set-weights", "0", "4", "0.005"]
+
+
+def test_page_shows_no_plasticity_where_nothing_was_created(report: Report) -> None:
+    pruned = replace(report, edits=report.edits[:1])
+    assert "Plasticity, layer by layer" not in render_html(pruned.to_json())
 
 
 def test_without_search_and_samples_fields_stay_but_are_null(report: Report) -> None:
@@ -229,7 +257,7 @@ def test_page_escapes_names_from_the_model(report: Report) -> None:
 def test_page_of_a_report_without_search_leaves_sections_out(report: Report) -> None:
     bare = replace(report, pareto=(), search=None, refusals=(), layers=(), fidelity=None, policy=None)
     headings = re.findall("<h2>(.*?)</h2>", render_html(bare.to_json()))
-    assert headings == ["What was applied"]
+    assert headings == ["What was applied", "Plasticity, layer by layer"]
 
 
 @pytest.mark.parametrize("ys", [[0.5], [0.5, 0.5], [0.0, 0.0], [-1e-9, 1e9]])

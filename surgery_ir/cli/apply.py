@@ -26,6 +26,7 @@ def run(options: argparse.Namespace) -> int:
             passes,
             options.data,
             labels=options.labels,
+            selection_data=options.selection_data,
             eval_data=options.eval_data,
             metric=options.metric,
             seed=options.seed,

@@ -28,6 +28,8 @@ EXAMPLES = {
   surgery-ir apply model.onnx -p canonicalize -o clean.onnx
   surgery-ir apply model.onnx -p 'canonicalize,prune-weights{criterion=obs ratio=0.8},repair' \\
       --data inputs.npz -o small.onnx
+  surgery-ir apply model.onnx -p 'canonicalize,repeat(3){prune-weights{ratio=0.5..0.9},repair}' \\
+      --data inputs.npz -o small.onnx
   surgery-ir apply model.onnx --profile profile.yaml --data inputs.npz -o small.onnx
 """,
     "explain": """\
@@ -130,7 +132,12 @@ def _compile(parser: argparse.ArgumentParser) -> None:
 def _apply(parser: argparse.ArgumentParser) -> None:
     _model(parser)
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("-p", "--passes", metavar="LIST", help="passes in order: 'pass{option=value …},pass'")
+    which.add_argument(
+        "-p",
+        "--passes",
+        metavar="LIST",
+        help="passes in order: 'pass{option=value …},pass'; by turns: 'repeat(3){pass{option=0.5..0.9},pass}'",
+    )
     which.add_argument("--profile", type=Path, metavar="F", help="a profile that compile wrote")
     parser.add_argument("--trust", action="store_true", help="replay passes of a profile that run Python code")
     _out(parser)
@@ -199,8 +206,12 @@ def _data(parser: argparse.ArgumentParser, required: bool) -> None:
         if required
         else "a few hundred inputs, for passes that need them; labels not needed",
     )
-    if required:
-        data.add_argument("--selection-data", type=Path, metavar="S.npz", help="samples that score candidates")
+    data.add_argument(
+        "--selection-data",
+        type=Path,
+        metavar="S.npz",
+        help="samples that score candidates, and on which passes judge what they keep",
+    )
     data.add_argument("--eval-data", type=Path, metavar="E.npz", help="samples for the report, used once at the end")
     data.add_argument("--labels", metavar="KEY", help="key of the array of labels")
     data.add_argument(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from surgery_ir.report.text import LABELS, change, number, percent, quantity, ra
 __all__ = ["show_summary"]
 
 NAMED = 3
-"""Operators that are named for each reason; the report has all."""
+"""Operators that are named for each reason, and passes and layers that created connections; the report has all."""
 
 REASONS = 8
 """Reasons that are printed; the report has all."""
@@ -44,6 +44,7 @@ def _facts(report: Mapping[str, Any], metric: Mapping[str, Any] | None) -> Itera
         f"plasticity  {report['plasticity']:.3g} "
         f"({number(connections['created'])} connections created, {number(connections['pruned'])} pruned)"
     )
+    yield from _created(report)
     if fidelity:
         yield (
             f"fidelity    same answer on {percent(fidelity['top1_agreement'])}, KL {_short(fidelity['kl'])}, "
@@ -61,6 +62,22 @@ def _facts(report: Mapping[str, Any], metric: Mapping[str, Any] | None) -> Itera
 
     if report["verified"].get("profile_made_for_this_model") is False:
         yield "note        the profile was made for another model"
+    if report["verified"].get("connections_add_up") is False:
+        yield "note        what the passes logged does not add up to the change in connections"
+
+
+def _created(report: Mapping[str, Any]) -> Iterator[str]:
+    """Which passes created connections, and in which layers most of them are."""
+
+    def listed(parts: Iterable[tuple[str, Mapping[str, Any]]]) -> str:
+        ordered = sorted((item for item in parts if item[1]["created"]), key=lambda item: -item[1]["created"])
+        shown = [f"{name} {number(item['created'])}" for name, item in ordered[:NAMED]]
+        return ", ".join(shown) + (f" and {len(ordered) - NAMED} more" if len(ordered) > NAMED else "")
+
+    passes = listed(report["connections"]["passes"].items())
+    layers = listed((item["name"], item) for item in report["layers"])
+    if passes:
+        yield f"created     by {passes}" + (f"; in {layers}" if layers else "")
 
 
 def _short(value: float | None) -> str:

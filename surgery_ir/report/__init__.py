@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+from surgery_ir.report.attribution import adds_up, connections_by_layer, count_connections
 from surgery_ir.report.data import Candidate, Layer, Measurement, Report, Search, compare_layers, versions
 from surgery_ir.report.html import render_html
 
-__all__ = ["Candidate", "Layer", "Measurement", "Report", "Search", "compare_layers", "render_html", "versions"]
+__all__ = [
+    "Candidate",
+    "Layer",
+    "Measurement",
+    "Report",
+    "Search",
+    "adds_up",
+    "compare_layers",
+    "connections_by_layer",
+    "count_connections",
+    "render_html",
+    "versions",
+]

@@ -14,13 +14,14 @@ from typing import Any
 from surgery_ir.analysis.cost import LayerCost
 from surgery_ir.analysis.fidelity import Fidelity
 from surgery_ir.backends.scores import Score
-from surgery_ir.graph.edits import Edit, connections, plasticity
+from surgery_ir.graph.edits import Connections, Edit, connections, plasticity, tally
 from surgery_ir.passes.base import Refusal
 from surgery_ir.version import __version__
 
 __all__ = ["Candidate", "Layer", "Measurement", "Report", "Search", "compare_layers", "versions"]
 
 RATIOS = ("params", "nonzeros", "bytes", "macs", "latency_ms")
+NONE = Connections()
 DISTRIBUTIONS = ("onnx", "onnxruntime", "onnx-ir", "numpy", "nevergrad")
 
 
@@ -89,20 +90,26 @@ class Search:
 
 @dataclass(frozen=True)
 class Layer:
-    """One operator before and after; ``None`` where there is none of that name."""
+    """One operator before and after; ``None`` where there is none of that name.
+
+    ``edits`` are the connections that were pruned and created in it. Those of an operator that was added to feed it
+    count here.
+    """
 
     name: str
     op_type: str
     baseline: LayerCost | None
     compressed: LayerCost | None
+    edits: Connections = NONE
 
-    def to_json(self) -> dict[str, Any]:
-        """Give plain values."""
+    def to_json(self, total: Connections) -> dict[str, Any]:
+        """Give plain values; ``total`` are the connections of all layers."""
         return {
             "name": self.name,
             "op_type": self.op_type,
             "baseline": _layer_cost(self.baseline),
             "compressed": _layer_cost(self.compressed),
+            **_connections(self.edits, total),
         }
 
 
@@ -119,7 +126,8 @@ class Report:
     profile
         Text form of the passes that were applied; ``apply -p`` takes it.
     edits
-        The edit log. Counts, connections and plasticity are derived from it.
+        The edit log. Counts, connections and plasticity are derived from it. The plasticity of a pass or a layer is
+        what it adds to the whole: connections that it created / connections that were pruned anywhere.
     fidelity
         Distance of the compressed model's outputs from the baseline's; ``None`` without samples.
     policy
@@ -162,6 +170,8 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """Give plain values that strict JSON can hold: numbers that are not finite become ``None``."""
         total = connections(self.edits)
+        passes = tally(self.edits, lambda edit: edit.pass_name)
+        elsewhere = total - sum((item.edits for item in self.layers), NONE)
         counts: dict[str, Counter[str]] = {}
         for edit in self.edits:
             counts.setdefault(edit.pass_name, Counter())[edit.kind] += 1
@@ -172,7 +182,12 @@ class Report:
             "ratios": self.ratios,
             "fidelity": None if self.fidelity is None else asdict(self.fidelity),
             "plasticity": self.plasticity,
-            "connections": {"pruned": total.pruned, "created": total.created},
+            "connections": {
+                "pruned": total.pruned,
+                "created": total.created,
+                "passes": {name: _connections(item, total) for name, item in passes.items()},
+                "elsewhere": _connections(elsewhere, total),
+            },
             "profile": self.profile,
             "policy": self.policy,
             "edits": counts,
@@ -182,20 +197,33 @@ class Report:
             "pareto": [item.to_json() for item in self.pareto],
             "search": None if self.search is None else asdict(self.search),
             "verified": self.verified,
-            "layers": [item.to_json() for item in self.layers],
+            "layers": [item.to_json(total) for item in self.layers],
             "versions": versions(),
         }
         strict: dict[str, Any] = _strict(plain)
         return strict
 
 
-def compare_layers(baseline: Sequence[LayerCost], compressed: Sequence[LayerCost]) -> tuple[Layer, ...]:
-    """Put operators of the same name side by side: those of the baseline in its order, then new ones."""
+def compare_layers(
+    baseline: Sequence[LayerCost], compressed: Sequence[LayerCost], edits: Mapping[str, Connections] | None = None
+) -> tuple[Layer, ...]:
+    """Put operators of the same name side by side: those of the baseline in its order, then new ones.
+
+    ``edits`` are the connections that were pruned and created, by operator.
+    """
+    changed = edits or {}
     before = {item.name: item for item in baseline}
     after = {item.name: item for item in compressed}
     names = dict.fromkeys((*before, *after))
     return tuple(
-        Layer(name, (after.get(name) or before[name]).op_type, before.get(name), after.get(name)) for name in names
+        Layer(
+            name,
+            (after.get(name) or before[name]).op_type,
+            before.get(name),
+            after.get(name),
+            changed.get(name, NONE),
+        )
+        for name in names
     )
 
 
@@ -219,6 +247,11 @@ def _score(score: Score | None) -> dict[str, Any] | None:
 
 def _layer_cost(cost: LayerCost | None) -> dict[str, Any] | None:
     return None if cost is None else {"params": cost.params, "nonzeros": cost.nonzeros, "macs": cost.macs}
+
+
+def _connections(part: Connections, total: Connections) -> dict[str, Any]:
+    """What was pruned and created in a part of the log, and the part of the plasticity that is due to it."""
+    return {"pruned": part.pruned, "created": part.created, "plasticity": total.share(part.created)}
 
 
 def _strict(value: Any) -> Any:

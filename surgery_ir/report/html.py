@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from surgery_ir.report.plot import Point, bar, scatter
+from surgery_ir.report.plot import Point, balance, bar, scatter
 from surgery_ir.report.text import LABELS, SHARES, UNKNOWN, change, number, percent, quantity, ratio, score
 
 __all__ = ["render_html"]
@@ -40,6 +40,7 @@ svg text { fill: var(--soft); font: 12px system-ui, sans-serif; }
 .bar { height: .6rem; width: 9rem; }
 .all { fill: var(--line); }
 .kept { fill: var(--fill); }
+.gone { fill: var(--soft); }
 """
 
 
@@ -50,6 +51,7 @@ def render_html(report: Mapping[str, Any]) -> str:
         _pareto(report),
         _layers(report["layers"]),
         _passes(report),
+        _plasticity(report),
         _refusals(report["refusals"]),
         _footer(report),
     ]
@@ -139,13 +141,40 @@ def _layers(layers: Sequence[Mapping[str, Any]]) -> str:
 def _passes(report: Mapping[str, Any]) -> str:
     total = report["connections"]
     rows = [
-        [name, ", ".join(f"{number(count)} {kind}" for kind, count in kinds.items())]
+        [name, ", ".join(f"{number(count)} {kind}" for kind, count in kinds.items()), *_counts(total["passes"][name])]
         for name, kinds in report["edits"].items()
     ]
     text = f"{number(total['pruned'])} connections pruned, {number(total['created'])} created."
-    return (
-        f"<h2>What was applied</h2><pre>{escape(report['profile'])}</pre><p>{text}</p>{_table(['pass', 'edits'], rows)}"
+    names = ["pass", "edits", "pruned", "created", "plasticity"]
+    profile = escape(report["profile"])
+    return f"<h2>What was applied</h2><pre>{profile}</pre><p>{text}</p>{_table(names, rows, numeric=3)}"
+
+
+def _plasticity(report: Mapping[str, Any]) -> str:
+    """Show where connections were created, beside where they were pruned; nothing where none were."""
+    total = report["connections"]
+    parts = [("elsewhere", total["elsewhere"])] if any(total["elsewhere"].values()) else []
+    parts = [*((layer["name"], layer) for layer in report["layers"]), *parts]
+    parts = [(name, part) for name, part in parts if part["pruned"] or part["created"]]
+    if not total["created"] or not parts:
+        return ""
+    most = max(max(part["pruned"], part["created"]) for _, part in parts)
+    rows = [
+        f"<tr><td>{escape(name)}</td>"
+        + "".join(f'<td class="n">{cell}</td>' for cell in _counts(part))
+        + f"<td>{balance(part['pruned'] / most, part['created'] / most)}</td></tr>"
+        for name, part in parts
+    ]
+    text = (
+        "What each layer adds to the plasticity: connections created in it / all that were pruned. "
+        "Upper bar: pruned; lower bar: created. Those of an added operator count for the layer that it feeds."
     )
+    head = _header(["layer", "pruned", "created", "plasticity", ""], range(1, 4))
+    return f"<h2>Plasticity, layer by layer</h2><p>{text}</p><table>{head}{''.join(rows)}</table>"
+
+
+def _counts(part: Mapping[str, Any]) -> list[str]:
+    return [number(part["pruned"]), number(part["created"]), f"{part['plasticity']:.3g}"]
 
 
 def _refusals(refusals: Sequence[Mapping[str, Any]]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-__all__ = ["Point", "bar", "scatter"]
+__all__ = ["Point", "balance", "bar", "scatter"]
 
 WIDTH, HEIGHT = 640, 300
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 12, 44
@@ -60,11 +60,23 @@ def scatter(points: Sequence[Point], x_title: str, y_title: str) -> str:
 
 def bar(share: float) -> str:
     """Draw a bar that is filled to ``share``, 0 to 1."""
-    filled = 100 * min(max(share, 0.0), 1.0)
     return (
         '<svg class="bar" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">'
-        f'<rect class="all" width="100" height="8"/><rect class="kept" width="{filled:.2f}" height="8"/></svg>'
+        f'<rect class="all" width="100" height="8"/><rect class="kept" width="{_filled(share)}" height="8"/></svg>'
     )
+
+
+def balance(lost: float, gained: float) -> str:
+    """Draw two bars, one above the other, as long as ``lost`` and ``gained``, 0 to 1."""
+    return (
+        '<svg class="bar" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">'
+        f'<rect class="gone" width="{_filled(lost)}" height="3.5"/>'
+        f'<rect class="kept" y="4.5" width="{_filled(gained)}" height="3.5"/></svg>'
+    )
+
+
+def _filled(share: float) -> str:
+    return f"{100 * min(max(share, 0.0), 1.0):.2f}"
 
 
 def _ticks(values: Sequence[float], about: int = 5) -> list[float]:

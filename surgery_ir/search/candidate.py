@@ -38,7 +38,7 @@ class Candidate:
     drop, error
         The baseline's metric minus the candidate's, and the standard error of that paired difference.
     divergence
-        Distance of the outputs from the dense model's: KL in nats, or 1 − R² where no output has classes.
+        Distance of the outputs from the dense model's, see :class:`~surgery_ir.analysis.fidelity.Divergence`.
     samples
         Selection samples used.
     complete
@@ -124,14 +124,22 @@ class Candidate:
         return f"{self.profile}: drop {self.drop:.4f} ± {self.error:.4f}, {costs}, plasticity {self.plasticity:.3g}"
 
 
-def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Give the fully evaluated candidates that no other one beats in the metric and every cost."""
+def pareto_front(candidates: Sequence[Candidate], goal: Goal | None = None) -> list[Candidate]:
+    """Give the fully evaluated candidates that no other one beats in the metric and every cost.
+
+    Those that are equal in all of these are told apart by plasticity, of which more is better. Where ``goal`` has a
+    target for it, plasticity is an objective like the others: what is more plastic than everything that is cheaper or
+    better stays. (Everywhere else that would keep whatever happened to create a connection more.)
+    """
     complete = [item for item in candidates if item.complete and not item.failure]
-    return [item for item in complete if not any(_beats(other, item) for other in complete)]
+    plastic = goal is not None and any(target.quantity == "plasticity" for target in goal.targets)
+    return [item for item in complete if not any(_beats(other, item, plastic) for other in complete)]
 
 
-def _beats(one: Candidate, other: Candidate) -> bool:
+def _beats(one: Candidate, other: Candidate, plastic: bool) -> bool:
     """Whether ``one`` is nowhere worse than ``other``, and better somewhere."""
     pairs = [(one.metric, other.metric)]
     pairs += [(-one.quantities[name], -value) for name, value in other.quantities.items() if name in one.quantities]
+    if plastic or all(a == b for a, b in pairs):
+        pairs.append((one.plasticity, other.plasticity))
     return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)

@@ -14,7 +14,7 @@ from surgery_ir.analysis.samples import Samples, check_samples, require, split
 from surgery_ir.errors import DataError
 from surgery_ir.graph.model import Graph
 
-__all__ = ["Data", "Roles", "calibration_part", "check_labels", "deal", "load_samples"]
+__all__ = ["Data", "Roles", "check_labels", "deal", "load_samples", "replayed_parts"]
 
 Data = str | os.PathLike[str] | Mapping[str, ArrayLike] | Samples
 """Samples as a caller gives them: a path to an archive, arrays by input name, or samples."""
@@ -30,12 +30,14 @@ class Roles:
     """The three parts.
 
     ``shares`` are those by which the main set was dealt, calibration first; empty where all of it is calibration.
+    ``selection_shares`` are those of a selection set that the report part was taken from, selection first.
     """
 
     calibration: Samples
     selection: Samples
     report: Samples
     shares: tuple[float, ...]
+    selection_shares: tuple[float, ...] = ()
 
 
 def load_samples(data: Data, labels: str | None, graph: Graph, what: str = "data") -> Samples:
@@ -88,6 +90,7 @@ def deal(graph: Graph, data: Data, selection: Data | None, report: Data | None, 
     last = None if report is None else load_samples(report, labels, graph, "evaluation data")
     check_labels(labels, main, chosen, last)
     shares: tuple[float, ...] = ()
+    selection_shares: tuple[float, ...] = ()
     parts: tuple[Samples, ...]
     if chosen is None:
         shares = TWO_WAYS if last is not None else THREE_WAYS
@@ -95,13 +98,14 @@ def deal(graph: Graph, data: Data, selection: Data | None, report: Data | None, 
         parts = split(main, shares, seed)
     elif last is None:
         require(chosen, LEAST["selection"] + 1, "dealing them to selection and report")
-        parts = (main, *split(chosen, TWO_WAYS, seed))
+        selection_shares = TWO_WAYS
+        parts = (main, *split(chosen, selection_shares, seed))
     else:
         parts = (main, chosen)
     calibration, scored, final = (*parts, last) if last is not None else parts
     for part, name in ((calibration, "calibration"), (scored, "selection"), (final, "report")):
         require(part, LEAST[name], name)
-    return Roles(calibration, scored, final, shares)
+    return Roles(calibration, scored, final, shares, selection_shares)
 
 
 def check_labels(labels: str | None, *sets: Samples | None) -> None:
@@ -118,12 +122,23 @@ def check_labels(labels: str | None, *sets: Samples | None) -> None:
         raise DataError(f"{sources}: there is no array called {labels!r} for the labels")
 
 
-def calibration_part(samples: Samples, shares: Sequence[float], seed: int) -> Samples:
-    """Give the calibration part of a set that was dealt by these shares and seed; all of it where there are none.
+def replayed_parts(
+    samples: Samples | None,
+    selection: Samples | None,
+    shares: Sequence[float],
+    selection_shares: Sequence[float],
+    seed: int,
+) -> tuple[Samples | None, Samples | None]:
+    """Give the calibration and the selection part of sets that were dealt by these shares and seed.
+
+    Where there are no shares, all of ``samples`` is calibration. ``selection`` takes precedence over what was dealt.
 
     Raises
     ------
     DataError
         There are too few samples.
     """
-    return split(samples, shares, seed)[0] if shares else samples
+    parts = split(samples, shares, seed) if samples is not None and shares else (samples,)
+    if selection is not None:
+        return parts[0], split(selection, selection_shares, seed)[0] if selection_shares else selection
+    return parts[0], parts[1] if len(parts) > 1 else None

@@ -101,7 +101,8 @@ class Goal:
     max_drop
         How much the metric may drop below the baseline's, in the metric's own unit (0.01 = one point of accuracy).
     targets
-        Hard bounds; those in text form are read.
+        Hard bounds; those in text form are read. One on ``plasticity`` makes it an objective of the Pareto front too;
+        everywhere else it tells apart candidates that are equal.
 
     Raises
     ------

@@ -8,7 +8,8 @@ An update moves the policy to where the losses point (:meth:`SearchPolicy.update
 gives a new one, a file holds all of it, and the same policy, seed and candidates give the same next policy.
 
 A reconnection pass declares granularity, radius, criteria and budget as options, so its part of the policy consists
-of genes as well, under the name of that pass.
+of genes as well. :attr:`SearchPolicy.reconnection` reads them, and a file holds what they stand for
+(:mod:`surgery_ir.search.reconnection`).
 """
 
 from __future__ import annotations
@@ -16,15 +17,17 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from surgery_ir.errors import SpecError
+from surgery_ir.passes.reconnect.policy import ReconnectionPolicy
 from surgery_ir.search.documents import check_fields, read_yaml, write_yaml
 from surgery_ir.search.genes import bin_centre, bin_of
+from surgery_ir.search.reconnection import most_likely, moved_means, read_reconnection
 from surgery_ir.search.space import Genome, Space
 from surgery_ir.search.surface import descend
 
@@ -93,6 +96,25 @@ class SearchPolicy:
     elites: tuple[Elite, ...] = ()
     evaluations: int = 0
     searches: int = 0
+
+    @property
+    def reconnection(self) -> ReconnectionPolicy:
+        """The reconnection policy that is believed to be best."""
+        return most_likely({name: item.mean for name, item in self.beliefs.items()})
+
+    def reconnecting(self, **values: object) -> SearchPolicy:
+        """Give a policy that believes in other fields of the reconnection policy, as near as a search tries them.
+
+        Raises
+        ------
+        SpecError
+            There is no such field, or a value is not valid.
+        """
+        means = {name: item.mean for name, item in self.beliefs.items()}
+        beliefs = dict(self.beliefs)
+        for gene, mean in moved_means(read_reconnection(values, "policy"), means):
+            beliefs[gene.name] = Belief(mean, beliefs.get(gene.name, Belief(mean, gene.spread)).spread)
+        return replace(self, beliefs=MappingProxyType(beliefs))
 
     def belief(self, space: Space) -> tuple[Genome, Genome]:
         """Mean and spread of every gene of ``space``."""
@@ -167,19 +189,21 @@ class SearchPolicy:
                 }
                 for item in self.elites
             ],
+            "reconnection": asdict(self.reconnection),
             "genes": {name: [item.mean, item.spread] for name, item in sorted(self.beliefs.items())},
         }
 
     @classmethod
     def from_plain(cls, plain: object, where: str = "<policy>") -> SearchPolicy:
-        """Read plain values.
+        """Read plain values. What they say of reconnection moves the beliefs that stand for something else.
 
         Raises
         ------
         SpecError
             They are not a policy.
         """
-        fields = check_fields(plain, where, KIND, FORMAT, {"learnt", "elites", "genes"})
+        fields = check_fields(plain, where, KIND, FORMAT, {"learnt", "elites", "reconnection", "genes"})
+        reconnection = read_reconnection(fields.get("reconnection", {}), where)
         try:
             learnt = fields.get("learnt", {})
             beliefs = {str(name): Belief(*map(float, pair)) for name, pair in fields.get("genes", {}).items()}
@@ -199,7 +223,7 @@ class SearchPolicy:
                 raise SpecError(f"{where}: gene {name!r}: mean and spread must lie in [0, 1]")
         if min(counts) < 0:
             raise SpecError(f"{where}: counts cannot be negative")
-        return cls(MappingProxyType(beliefs), elites, *counts)
+        return cls(MappingProxyType(beliefs), elites, *counts).reconnecting(**reconnection)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> SearchPolicy:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from surgery_ir.analysis.layers import find_layers
 from surgery_ir.graph.model import Graph
@@ -12,7 +13,7 @@ from surgery_ir.passes.registry import builtin_passes
 from surgery_ir.passes.spec import create, parse_pipeline, plain_options
 from surgery_ir.search.goal import Goal
 
-__all__ = ["PROLOGUE", "budgets", "default_pool", "read_pool", "weight_units"]
+__all__ = ["COVERS", "METRIC", "PROLOGUE", "budgets", "default_pool", "read_pool", "weight_units"]
 
 PROLOGUE: tuple[str, ...] = ("canonicalize",)
 """Passes that every profile starts with. They are exact."""
@@ -30,6 +31,12 @@ EXACT = ("macs", "params")
 """Budgets that are kept exactly, so that a pass which serves nothing but a target can be set to it."""
 
 REPAIR = "repair"
+
+RECONNECT = "reconnect"
+"""The folder of what creates connections, and the pass that does all of it; the others have to be asked for."""
+
+COVERS: Mapping[str, frozenset[str]] = MappingProxyType({RECONNECT: frozenset({REPAIR})})
+"""Passes that do the work of others as well, by name. A search starts without them and tries them instead."""
 
 METRIC = "metric"
 """What every goal limits the drop of."""
@@ -50,8 +57,9 @@ ALIGNED = 8
 def default_pool(goal: Goal) -> tuple[Pass, ...]:
     """Give every built-in pass that serves the goal and that a search can set up by itself, in natural order.
 
-    Those that run code or have options without a default are left out. One that is there for a target only is set to
-    that, where it has the option.
+    Those that run code or have options without a default are left out, and so are passes for a single kind of
+    reconnection, all of which ``reconnect`` does. One that is there for a target only is set to that, where it has the
+    option.
     """
     wanted = {METRIC, *_quantities(goal)}
     chosen = [
@@ -59,6 +67,7 @@ def default_pool(goal: Goal) -> tuple[Pass, ...]:
         for name, cls in builtin_passes().items()
         if name not in PROLOGUE
         and (goal.minimize in cls.serves if name in COARSE else wanted & cls.serves)
+        and (_folder(cls) != RECONNECT or name == RECONNECT)
         and not cls.runs_code
         and not any(option.required for option in options_of(cls))
     ]
@@ -67,6 +76,8 @@ def default_pool(goal: Goal) -> tuple[Pass, ...]:
 
 def read_pool(text: str, goal: Goal) -> tuple[Pass, ...]:
     """Read a pool from its text form, whose order is the natural one. Options that it names are not searched.
+
+    What is repeated in it may be applied so many times.
 
     Raises
     ------
@@ -111,11 +122,11 @@ def _aim(cls: type[Pass], goal: Goal) -> dict[str, object]:
 def _settle(passes: Sequence[Pass], goal: Goal) -> tuple[Pass, ...]:
     """Decide what need not be searched.
 
-    Repair re-solves what pruning would have re-solved, where it follows. Widths are rounded to what was measured to
-    be quick only where time counts.
+    Repair and reconnection re-solve what pruning would have re-solved, where they follow. Widths are rounded to what
+    was measured to be quick only where time counts.
     """
     settled: dict[str, object] = {}
-    if any(item.name == REPAIR for item in passes):
+    if any(item.name in (REPAIR, RECONNECT) for item in passes):
         settled["compensate"] = False
     if not goal.needs_latency:
         settled["multiple"] = ALIGNED

@@ -32,6 +32,8 @@ class CompressionProfile:
     shares
         How the samples were dealt: relative size of each part, calibration first. Empty where all of them served
         for calibration. Replaying deals the samples again, by the same shares and seed.
+    selection_shares
+        The same for a selection set of its own that the report part was taken from.
     source
         Which model it was made for, and with what: fingerprint, versions. For people, and for a note where it is
         replayed on something else.
@@ -41,6 +43,7 @@ class CompressionProfile:
     seed: int = 0
     shares: tuple[float, ...] = ()
     source: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    selection_shares: tuple[float, ...] = ()
 
     def __str__(self) -> str:
         """Text form of the passes, as ``apply -p`` takes it."""
@@ -52,6 +55,8 @@ class CompressionProfile:
         plain: dict[str, Any] = {KIND: FORMAT, "passes": steps, "seed": self.seed}
         if self.shares:
             plain["data_shares"] = list(self.shares)
+        if self.selection_shares:
+            plain["selection_shares"] = list(self.selection_shares)
         if self.source:
             plain["source"] = dict(self.source)
         return plain
@@ -66,20 +71,21 @@ class CompressionProfile:
             They are not a profile, or a pass in it runs Python code and ``trust`` is false. Such a pass is not even
             created.
         """
-        fields = check_fields(plain, where, KIND, FORMAT, {"passes", "seed", "data_shares", "source"})
-        steps, seed, shares = fields.get("passes"), fields.get("seed", 0), fields.get("data_shares", [])
+        fields = check_fields(
+            plain, where, KIND, FORMAT, {"passes", "seed", "data_shares", "selection_shares", "source"}
+        )
+        steps, seed = fields.get("passes"), fields.get("seed", 0)
         if not isinstance(steps, list):
             raise SpecError(f"{where}: 'passes' must be a list")
         if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
             raise SpecError(f"{where}: 'seed' must be a whole number from 0, not {seed!r}")
-        if not isinstance(shares, list) or not all(isinstance(item, int | float) and item > 0 for item in shares):
-            raise SpecError(f"{where}: 'data_shares' must be a list of positive numbers, not {shares!r}")
+        shares, selection_shares = (_read_shares(fields, name, where) for name in ("data_shares", "selection_shares"))
         source = fields.get("source", {})
         if not isinstance(source, dict):
             raise SpecError(f"{where}: 'source' must be a mapping")
         passes = tuple(_read_step(step, where, trust) for step in steps)
         about = MappingProxyType({str(key): str(value) for key, value in source.items()})
-        return cls(passes, seed, tuple(float(item) for item in shares), about)
+        return cls(passes, seed, shares, about, selection_shares)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], trust: bool = False) -> CompressionProfile:
@@ -108,6 +114,13 @@ class CompressionProfile:
             It cannot be written.
         """
         write_yaml(self.to_plain(), path)
+
+
+def _read_shares(fields: Mapping[str, Any], name: str, where: str) -> tuple[float, ...]:
+    shares = fields.get(name, [])
+    if not isinstance(shares, list) or not all(isinstance(item, int | float) and item > 0 for item in shares):
+        raise SpecError(f"{where}: {name!r} must be a list of positive numbers, not {shares!r}")
+    return tuple(float(item) for item in shares)
 
 
 def _read_step(step: object, where: str, trust: bool) -> Pass:

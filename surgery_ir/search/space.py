@@ -8,12 +8,17 @@ them. Where the strength is a ``ratio`` and there is a map ``ratios``, every uni
 (:mod:`surgery_ir.search.allocation`), and a choice ``allocation`` says how the pass spreads the ratio by itself. A
 strength that is a budget, such as ``macs``, is spread by the pass.
 
-The space knows passes only by the options they declare, so a new pass needs no word here.
+A pass that covers another one, as ``reconnect`` does ``repair``, is tried in its place. Rounds that follow each other
+make a *schedule*, such as prune, reconnect, prune, reconnect, which is proposed as a whole
+(:mod:`surgery_ir.search.schedules`).
+
+The space knows passes only by the options they declare and what they serve, so a new pass needs no word here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -27,9 +32,11 @@ from surgery_ir.passes.options import options_of
 from surgery_ir.passes.spec import format_pass, plain_options
 from surgery_ir.search.allocation import Allocation
 from surgery_ir.search.genes import Gene, OptionGene, bin_centre, bin_of, option_genes
+from surgery_ir.search.pool import COVERS
+from surgery_ir.search.schedules import schedules, substitutions
 from surgery_ir.search.strength import BUDGETS, RATIO, RATIOS, Strength, strength_of
 
-__all__ = ["Budgets", "Genome", "Space", "Units"]
+__all__ = ["Budgets", "Genome", "Slot", "Space", "Units"]
 
 Genome = NDArray[np.float64]
 """One number in [0, 1] for each gene of a space."""
@@ -82,9 +89,11 @@ class Space:
     units
         Units of a pass that has ``ratios``.
     rounds
-        How often a pass may be applied.
+        How often a pass may be applied; more often where the pool names one more often.
     budgets
         Which options should be the strength of a pass; its ``ratio``, where they say nothing of it.
+    covers
+        Which passes do the work of others as well, by name.
     """
 
     def __init__(
@@ -94,9 +103,13 @@ class Space:
         units: Units = lambda _: {},
         rounds: int = 2,
         budgets: Budgets = lambda _: (),
+        covers: Mapping[str, Collection[str]] = COVERS,
     ) -> None:
         self.prologue = tuple(prologue)
         self.entries = tuple(_entries(pool, units, budgets))
+        rounds = max([rounds, *Counter(map(format_pass, pool)).values()])
+        self.rounds = rounds
+        self.substitutes = {entry.key: covered for entry in self.entries if (covered := self._covered(entry, covers))}
         self.slots = tuple(
             Slot(entry, number, f"{entry.key}#{number}", _slot_options(entry, number))
             for number in range(rounds, 0, -1)
@@ -110,7 +123,7 @@ class Space:
 
     def _genes(self) -> Iterator[Gene]:
         for place, slot in enumerate(self.slots):
-            yield Gene.discrete(f"{slot.name}/on", int(slot.round == 1), 2)
+            yield Gene.discrete(f"{slot.name}/on", int(slot.round == 1 and slot.entry.key not in self.substitutes), 2)
             yield Gene(f"{slot.name}/order", (place + 0.5) / len(self.slots), SWAP / len(self.slots))
             for item in slot.options:
                 yield item.gene
@@ -147,7 +160,7 @@ class Space:
     def structure(self, genome: Genome) -> str:
         """Which passes a genome runs, in which order and with which choices: all but its numbers, as a key."""
         parts = []
-        for slot in self._active(genome):
+        for slot in self.active(genome):
             discrete = [item for item in slot.options if item.gene.bins]
             choices = [item.decode(float(genome[self.index[item.gene.name]])) for item in discrete]
             parts.append(f"{slot.name}{choices}")
@@ -156,7 +169,7 @@ class Space:
     def decode(self, genome: Genome) -> tuple[Pass, ...]:
         """Give the passes that a genome stands for. Every genome stands for some; what is not finite counts as 0.5."""
         genome = np.clip(np.nan_to_num(genome, nan=0.5, posinf=1.0, neginf=0.0), 0.0, 1.0)
-        active = self._active(genome)
+        active = self.active(genome)
         last = {slot.entry.key: place for place, slot in enumerate(active)}
         passes = [self._decode(slot, genome, final=last[slot.entry.key] == place) for place, slot in enumerate(active)]
         return (*self.prologue, *passes)
@@ -207,39 +220,50 @@ class Space:
         return changed
 
     def variations(self, genome: Genome) -> Iterator[Genome]:
-        """Yield a genome for every choice of every pass that runs, and ones that run more.
+        """Yield genomes that differ from one in a single respect.
 
-        That is each pass that could cut as well, weakly, and all that run already in all rounds.
+        That is another pass in the place of one that it covers, and schedules of both; every choice of every pass
+        that runs; each pass that could cut as well, weakly; and all that run already in several rounds.
         """
+        swapped = list(substitutions(self, genome))
+        yield from swapped
+        for item in (genome, *swapped):
+            if self._substituted(item):
+                yield from schedules(self, item)
         yield from self._choices(genome, lambda slot, name: slot.entry.allocation is None or name != ALLOCATION)
-        active = self._active(genome)
-        keys = {slot.entry.key for slot in active}
+        keys = {slot.entry.key for slot in self.active(genome)}
         for slot in self.slots:
             if slot.round == 1 and slot.entry.strength is not None and slot.entry.key not in keys:
-                changed = genome.copy()
-                changed[self.index[f"{slot.name}/on"]] = bin_centre(1, 2)
+                changed = self.switched(genome, {slot.name: True})
                 changed[self.index[f"{slot.entry.key}/strength"]] = WEAK
                 yield changed
-        rounds = [slot for slot in self.slots if slot.entry.key in keys]
-        if len(active) < len(rounds):
-            changed = genome.copy()
-            for slot in rounds:
-                changed[self.index[f"{slot.name}/on"]] = bin_centre(1, 2)
-            yield changed
+        if not self._substituted(genome):
+            yield from schedules(self, genome)
+
+    def _substituted(self, genome: Genome) -> bool:
+        """Whether a pass runs that covers another one."""
+        return any(slot.entry.key in self.substitutes for slot in self.active(genome))
+
+    def switched(self, genome: Genome, on: Mapping[str, bool]) -> Genome:
+        """Give a genome in which some slots are on or off, as ``on`` says."""
+        changed = genome.copy()
+        for name, state in on.items():
+            changed[self.index[f"{name}/on"]] = bin_centre(int(state), 2)
+        return changed
+
+    def _covered(self, entry: Entry, covers: Mapping[str, Collection[str]]) -> tuple[str, ...]:
+        names = covers.get(entry.template.name, ())
+        return tuple(other.key for other in self.entries if other.template.name in names)
 
     def _alone(self, genome: Genome) -> Iterator[Genome]:
         """Yield a genome for every pass that has a strength and runs, without the others that have one."""
-        strong = [slot for slot in self._active(genome) if slot.entry.strength is not None]
+        strong = [slot for slot in self.active(genome) if slot.entry.strength is not None]
         keys = dict.fromkeys(slot.entry.key for slot in strong)
         for key in keys if len(keys) > 1 else ():
-            changed = genome.copy()
-            for slot in strong:
-                if slot.entry.key != key:
-                    changed[self.index[f"{slot.name}/on"]] = bin_centre(0, 2)
-            yield changed
+            yield self.switched(genome, {slot.name: False for slot in strong if slot.entry.key != key})
 
     def _choices(self, genome: Genome, wanted: Callable[[Slot, str], bool]) -> Iterator[Genome]:
-        for slot in self._active(genome):
+        for slot in self.active(genome):
             for item in slot.options:
                 index = self.index[item.gene.name]
                 if item.option.kind == "choice" and wanted(slot, item.option.name):
@@ -252,7 +276,7 @@ class Space:
     def _runs(self, slot: Slot, genome: Genome) -> bool:
         return bin_of(float(genome[self.index[f"{slot.name}/on"]]), 2) == 1
 
-    def _active(self, genome: Genome) -> list[Slot]:
+    def active(self, genome: Genome) -> list[Slot]:
         """Slots that run, in their order; equal order genes fall back to the natural order."""
         active = [slot for slot in self.slots if self._runs(slot, genome)]
         return sorted(active, key=lambda slot: float(genome[self.index[f"{slot.name}/order"]]))

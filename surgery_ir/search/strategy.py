@@ -1,7 +1,8 @@
 """Which profiles a search tries: a few that are sure to teach something, then what policy and optimiser propose.
 
 The *opening* tries the dense model, then the best profiles that the policy knows, or else a plain one with the same
-ratio everywhere and some that spread it otherwise; the best of them is led towards the edge of feasibility.
+ratio everywhere and some that spread it otherwise, or that reconnect instead of only repairing; the best of them is led
+towards the edge of feasibility.
 What follows comes in rounds of four: one more step of the best profile towards its own edge (or another proposal of
 the policy, where that promises nothing), two proposals of the policy, which models what was seen so far, and one that
 the model would not lead to, by turns a choice that was not tried yet and a proposal of the optimiser. All of them
@@ -24,6 +25,7 @@ from surgery_ir.search.candidate import Candidate
 from surgery_ir.search.edge import TOLERANCE, Edge, Track
 from surgery_ir.search.goal import Goal
 from surgery_ir.search.policy import Elite, Observation, SearchPolicy
+from surgery_ir.search.schedules import substitutions
 from surgery_ir.search.searcher import Optimizer
 from surgery_ir.search.space import Genome, Space
 
@@ -150,6 +152,7 @@ class Strategy:
         elif fresh:
             yield from _round(self._at_edge(item) for item in self.space.allocations(starts[0]))
             yield from self._spell_out()
+            yield from self._substitute()
         for _ in range(OPENING_STEPS):
             step = self._towards_edge(OPENING_TOLERANCE)
             if step is None:
@@ -165,6 +168,11 @@ class Strategy:
         spelt = self.space.reallocated(self._genomes[index], ratios)
         if np.abs(spelt - self._genomes[index])[self.space.continuous].max(initial=0.0) > SPELT:
             yield [self._at_edge(spelt)]
+
+    def _substitute(self) -> Plan:
+        """Try passes that cover others in their place, in the best profile."""
+        best = self._best()
+        yield from _round(self._at_edge(item) for item in (() if best is None else substitutions(self.space, best)))
 
     def _towards_edge(self, tolerance: float) -> Genome | None:
         """The best profile, one step nearer to its edge; ``None`` where that is known, or no strength leads there."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Annotated, ClassVar, Literal
 
@@ -92,6 +93,60 @@ def test_a_pipeline_keeps_the_order() -> None:
     assert parse_pipeline(text)[1:3] == (Full(ratio=0.25), Full())
 
 
+REPEATED = [
+    ("repeat(1){full}", [Full()]),
+    ("repeat(3){full}", 3 * [Full()]),
+    ("repeat( 2 ) { full{ratio=0.25} , canonicalize }", 2 * ["full{ratio=0.25}", "canonicalize"]),
+    ("full,repeat(2){canonicalize,full},canonicalize", ["full", *2 * ["canonicalize", "full"], "canonicalize"]),
+    ("repeat(2){repeat(2){full},canonicalize}", 2 * ["full", "full", "canonicalize"]),
+    ("repeat(3){full{ratio=0.5..0.9}}", [Full(ratio=0.5), Full(ratio=0.7), Full(ratio=0.9)]),
+    ("repeat(3){full{ratio=0.9..0.5}}", [Full(ratio=0.9), Full(ratio=0.7), Full(ratio=0.5)]),
+    ("repeat(4){full{ratio=0.1..0.4}}", [Full(ratio=0.1), Full(ratio=0.2), Full(ratio=0.3), Full(ratio=0.4)]),
+    ("repeat(2){full{ratio=0.1..0.4 limit=-1..1}}", [Full(ratio=0.1, limit=-1.0), Full(ratio=0.4, limit=1.0)]),
+    ("repeat(1){full{ratio=0.1..0.4}}", [Full(ratio=0.4)]),
+    ("repeat(3){full{ratio=.1...4}}", [Full(ratio=0.1), Full(ratio=0.25), Full(ratio=0.4)]),
+    ("repeat(4){full{rounds=1..3}}", [Full(rounds=1), Full(rounds=2), Full(rounds=2), Full(rounds=3)]),
+    ("repeat(4){full{rounds=3..2}}", [Full(rounds=3), Full(rounds=3), Full(rounds=2), Full(rounds=2)]),
+    ("repeat(2){full{text=a..b}}", 2 * [Full(text="a..b")]),
+    (
+        "repeat(2){full{ratio=0.0..1.0},repeat(3){full{rounds=4..6}}}",
+        [Full(ratio=0.0), *(rounds := [Full(rounds=4), Full(rounds=5), Full(rounds=6)]), Full(ratio=1.0), *rounds],
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), REPEATED, ids=[row[0] for row in REPEATED])
+def test_repetitions_are_written_out(text: str, expected: list[Pass | str]) -> None:
+    passes = parse_pipeline(text)
+    assert passes == tuple(parse_pipeline(item)[0] if isinstance(item, str) else item for item in expected)
+    assert parse_pipeline(format_pipeline(passes)) == passes
+
+
+def test_as_many_passes_as_there_may_be() -> None:
+    assert len(parse_pipeline("repeat(500){full},repeat(10){repeat(50){full}}")) == 1000
+    assert parse_pipeline(8 * "repeat(1){" + "full" + 8 * "}") == (Full(),)
+
+
+@given(
+    st.integers(1, 12),
+    st.tuples(st.floats(0, 1), st.floats(0, 1)),
+    st.tuples(st.integers(1, 9), st.integers(1, 9)),
+)
+def test_a_schedule_goes_from_its_first_value_to_its_last(
+    count: int, ratio: tuple[float, float], rounds: tuple[int, int]
+) -> None:
+    text = f"repeat({count}){{full{{ratio={ratio[0]!r}..{ratio[1]!r} rounds={rounds[0]}..{rounds[1]}}}}}"
+    passes = [item for item in parse_pipeline(text) if isinstance(item, Full)]
+    assert len(passes) == count
+    for (first, last), values in ((ratio, [item.ratio for item in passes]), (rounds, [item.rounds for item in passes])):
+        assert values[-1] == last
+        assert count == 1 or values[0] == first
+        assert values == sorted(values, reverse=last < first)
+    steps = [later.ratio - item.ratio for item, later in pairwise(passes)]
+    assert steps == pytest.approx([(ratio[1] - ratio[0]) / max(count - 1, 1)] * (count - 1), abs=1e-9)
+    assert parse_pipeline(format_pipeline(passes)) == tuple(passes)
+
+
 ERRORS = [
     ("", "the pipeline is empty: name at least one pass"),
     ("   ", "the pipeline is empty: name at least one pass"),
@@ -128,11 +183,44 @@ ERRORS = [
     ("full{ratios=0.5}", "full: option 'ratios': '0.5' is not valid, it takes [layer:number …] from 0 to 1"),
     ("full{ratios=[a:2]}", "full: option 'ratios': 2 is out of range (0 to 1)"),
     ("needy", "needy: option 'function' is required (text)"),
+    ("repeat(0){full}", "'repeat(0)' is no repetition: write repeat(3){pass,…}"),
+    ("repeat(-1){full}", "'repeat(-1)' is no repetition"),
+    ("repeat(2.5){full}", "'repeat(2.5)' is no repetition"),
+    ("repeat(\u0663){full}", "is no repetition"),
+    ("repeat(){full}", "'repeat()' is no repetition"),
+    ("repeat({full}", "'repeat(' is no repetition"),
+    ("repeat(3", "'repeat(3' is no repetition"),
+    ("repeat(3)x{full}", "'repeat(3)x' is no repetition"),
+    ("repeat(3)", "pipeline 'repeat(3)': ends where '{' should follow"),
+    ("repeat(3)full", "'repeat(3)full' is no repetition"),
+    ("repeat(3),full", "pipeline 'repeat(3),full': '{' expected at character 10, not ','"),
+    ("repeat(3){}", "the name of a pass expected, not '}'"),
+    ("repeat(3){full", "pipeline 'repeat(3){full': ends where '}' should follow"),
+    ("repeat(3){full full}", "'}' expected at character 16, not 'full'"),
+    ("repeat(3){full,}", "the name of a pass expected, not '}'"),
+    ("repeat(3){full}}", "',' expected at character 16, not '}'"),
+    ("repeat(3){fool}", "there is no pass called 'fool'"),
+    ("repeat(3){full{ratio=0.5..1.5}}", "full: option 'ratio': 1.5 is out of range (0 to 1)"),
+    ("repeat(1){full{ratio=1.5..0.5}}", "full: option 'ratio': 1.5 is out of range (0 to 1)"),
+    ("repeat(3){full{rounds=1..2.5}}", "full: option 'rounds': 2.5 is not a whole number"),
+    ("repeat(3){full{ratio=0.1..nan}}", "full: option 'ratio': nan is not valid"),
+    ("repeat(3){full{ratio=low..high}}", "full: option 'ratio': 'low..high' is not valid, it takes float from 0 to 1"),
+    ("repeat(3){full{ratio=0.1..}}", "full: option 'ratio': '0.1..' is not valid"),
+    ("repeat(3){full{limit=none..0.5}}", "full: option 'limit': 'none..0.5' is not valid, it takes float"),
+    ("repeat(3){full{kind=one..two}}", "full: option 'kind': 'one..two' is not valid, it takes one | two"),
+    ("repeat(3){full{ratios=[a:0.1..0.5]}}", "'0.1..0.5' is not a number"),
+    ("full{ratio=0.1..0.5}", "full: option 'ratio': a schedule 0.1..0.5 needs a repetition around it"),
+    ("repeat(1001){full}", "repetitions come to more than 1,000 passes"),
+    ("repeat(32){repeat(32){full}}", "repetitions come to more than 1,000 passes"),
+    ("repeat(500){full},full,repeat(500){full}", "repetitions come to more than 1,000 passes"),
+    ("repeat(" + 5000 * "9" + "){full}", "repetitions come to more than 1,000 passes"),
+    (9 * "repeat(1){" + "full" + 9 * "}", "repetitions are nested more than 8 deep"),
+    (5000 * "repeat(1){", "repetitions are nested more than 8 deep"),
     ("canonicalize{level=2}", "canonicalize: there is no option 'level' (options: none)"),
 ]
 
 
-@pytest.mark.parametrize(("text", "message"), ERRORS, ids=[row[0] or "empty" for row in ERRORS])
+@pytest.mark.parametrize(("text", "message"), ERRORS, ids=[row[0][:40] or "empty" for row in ERRORS])
 def test_errors_are_one_line_that_says_what_and_where(text: str, message: str) -> None:
     with pytest.raises(SpecError) as caught:
         parse_pipeline(text)

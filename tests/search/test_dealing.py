@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from surgery_ir.analysis.samples import Samples
 from surgery_ir.errors import DataError, SpecError
+from surgery_ir.passes import registry
+from surgery_ir.passes.base import Pass
 from surgery_ir.passes.spec import create, parse_pipeline, plain_options
-from surgery_ir.search.dealing import Roles, calibration_part, deal, load_samples
+from surgery_ir.search import pool as pools
+from surgery_ir.search.dealing import Roles, deal, load_samples, replayed_parts
 from surgery_ir.search.goal import Goal, Target
 from surgery_ir.search.pool import budgets, default_pool, read_pool, weight_units
+from surgery_ir.search.space import Space
 from tests.search.toys import data, net
 
 NET = net()
@@ -45,8 +50,10 @@ def test_parts(
     assert roles.shares == shares
     parts = [rows(roles.calibration), rows(roles.selection), rows(roles.report)]
     assert len(set.union(*parts)) == sum(map(len, parts))
-    again = calibration_part(MAIN, roles.shares, 3)
-    assert np.array_equal(again.feeds["x"], roles.calibration.feeds["x"])
+    again = replayed_parts(MAIN, selection, roles.shares, roles.selection_shares, 3)
+    for part, wanted in zip(again, (roles.calibration, roles.selection), strict=True):
+        assert part is not None
+        assert np.array_equal(part.feeds["x"], wanted.feeds["x"])
 
 
 def test_seed_decides_who_gets_what() -> None:
@@ -90,6 +97,24 @@ def test_an_archive_of_labels_alone_is_refused(tmp_path: Path) -> None:
         load_samples(tmp_path / "d.npz", "label", NET)
 
 
+def _reconnecting(title: str) -> type[Pass]:
+    @dataclass(frozen=True)
+    class Reconnecting(Pass):
+        name: ClassVar[str] = title
+        serves: ClassVar[frozenset[str]] = frozenset({"metric"})
+
+    Reconnecting.__module__ = f"surgery_ir.passes.reconnect.{title}"
+    return Reconnecting
+
+
+@pytest.fixture
+def reconnecting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let passes that reconnect be there, whatever they can do."""
+    known = {**registry.builtin_passes(), **{name: _reconnecting(name) for name in ("reconnect", "regrow", "skip")}}
+    for module in (registry, pools):
+        monkeypatch.setattr(module, "builtin_passes", lambda: known)
+
+
 def test_default_pool_prunes_before_it_repairs_and_runs_no_code() -> None:
     pool = default_pool(Goal())
     names = [item.name for item in pool]
@@ -101,19 +126,20 @@ def test_default_pool_prunes_before_it_repairs_and_runs_no_code() -> None:
 @pytest.mark.parametrize(
     ("goal", "names"),
     [
-        (Goal(), ["prune-weights", "repair"]),
-        (Goal("nonzeros", targets=(Target("plasticity", ">=", 0.1),)), ["prune-weights", "repair"]),
-        (Goal("macs"), ["drop-layers", "prune-channels", "repair"]),
-        (Goal("latency"), ["drop-layers", "prune-channels", "repair"]),
-        (Goal("size"), ["drop-layers", "prune-channels", "prune-weights", "repair", "store-sparse"]),
-        (Goal(targets=(Target("macs", "<=", 0.5),)), ["prune-channels", "prune-weights", "repair"]),
-        (Goal(targets=(Target("latency", "<=", 0.5),)), ["prune-channels", "prune-weights", "repair"]),
+        (Goal(), ["prune-weights", "reconnect", "repair"]),
+        (Goal("nonzeros", targets=(Target("plasticity", ">=", 0.1),)), ["prune-weights", "reconnect", "repair"]),
+        (Goal("macs"), ["drop-layers", "prune-channels", "reconnect", "repair"]),
+        (Goal("latency"), ["drop-layers", "prune-channels", "reconnect", "repair"]),
+        (Goal("size"), ["drop-layers", "prune-channels", "prune-weights", "reconnect", "repair", "store-sparse"]),
+        (Goal(targets=(Target("macs", "<=", 0.5),)), ["prune-channels", "prune-weights", "reconnect", "repair"]),
+        (Goal(targets=(Target("latency", "<=", 0.5),)), ["prune-channels", "prune-weights", "reconnect", "repair"]),
         (Goal("macs", targets=(Target("nonzeros", "<=", 0.1),)), [
-            "drop-layers", "prune-channels", "prune-weights", "repair",
+            "drop-layers", "prune-channels", "prune-weights", "reconnect", "repair",
         ]),
     ],
     ids=str,
 )  # fmt: skip
+@pytest.mark.usefixtures("reconnecting")
 def test_default_pool_holds_what_serves_the_goal(goal: Goal, names: list[str]) -> None:
     assert [item.name for item in default_pool(goal)] == names
 
@@ -166,6 +192,30 @@ def test_the_budget_is_of_what_the_goal_asks_of_the_pass(goal: Goal, name: str, 
 )
 def test_what_a_search_need_not_decide(goal: Goal, text: str, expected: str) -> None:
     assert read_pool(text, goal) == parse_pipeline(expected)
+
+
+@pytest.mark.usefixtures("reconnecting")
+@pytest.mark.parametrize(
+    ("text", "compensates"),
+    [
+        ("prune-weights", None),
+        ("prune-weights,repair", False),
+        ("prune-weights,reconnect", False),
+        ("prune-weights,reconnect,repair", False),
+        ("prune-channels{macs=0.5},reconnect", False),
+    ],
+)
+def test_pruning_leaves_the_weights_to_what_follows(text: str, compensates: bool | None) -> None:
+    first = read_pool(text, Goal())[0]
+    assert plain_options(first).get("compensate") is compensates
+
+
+@pytest.mark.usefixtures("reconnecting")
+def test_a_search_starts_with_repair_and_tries_to_reconnect_instead() -> None:
+    space = Space(default_pool(Goal()))
+    assert [item.name for item in space.decode(space.default)] == ["prune-weights", "repair"]
+    tried = [[item.name for item in space.decode(genome)] for genome in space.variations(space.default)]
+    assert tried[:2] == [["prune-weights", "reconnect"], 2 * ["prune-weights", "reconnect"]]
 
 
 @pytest.mark.parametrize("goal", [Goal("size"), Goal(targets=(Target("size", "<=", 0.5),))])

@@ -129,6 +129,28 @@ def test_pareto_front_holds_what_nothing_beats() -> None:
     assert [item.profile for item in pareto_front(candidates)] == ["best", "small", "equal"]
 
 
+PLASTIC = Goal(targets=(Target("plasticity", ">=", 0.1),))
+
+
+@pytest.mark.parametrize(
+    ("goal", "front"),
+    [(None, ["plastic", "small"]), (Goal(), ["plastic", "small"]), (PLASTIC, ["plastic", "small", "most"])],
+    ids=str,
+)
+def test_plasticity_on_the_front(goal: Goal | None, front: list[str]) -> None:
+    def made(name: str, metric: float, nonzeros: float, plasticity: float) -> Candidate:
+        return Candidate(name, metric=metric, quantities={"nonzeros": nonzeros}, plasticity=plasticity, complete=True)
+
+    candidates = [
+        made("rigid", 0.9, 100, 0.1),  # as good and as small as the next one, but less plastic
+        made("plastic", 0.9, 100, 0.2),
+        made("small", 0.8, 50, 0.0),
+        made("most", 0.8, 100, 0.3),  # worse than "plastic" in all else
+        made("worse", 0.7, 100, 0.3),
+    ]
+    assert [item.profile for item in pareto_front(candidates, goal)] == front
+
+
 ABOUT = {"model": "m", "seed": "0"}
 
 

@@ -17,7 +17,7 @@ from surgery_ir.search.loop import Criteria, Found, search
 from surgery_ir.search.policy import SearchPolicy
 from surgery_ir.search.space import Space
 from surgery_ir.search.study import Study
-from tests.search.toys import Cut, Fail, Prune, Touch, budgeted, data, evaluator, space
+from tests.search.toys import Cut, Fail, Prune, Regrow, Touch, budgeted, data, evaluator, space
 
 GOAL = Goal(max_drop=0.2)
 
@@ -171,6 +171,29 @@ def test_a_target_is_a_constraint_beside_the_drop() -> None:
     found = run(goal=goal)
     assert found.best is not None
     assert 0.6 <= found.best.shares["nonzeros"] < 0.7
+
+
+COVERS = {"toy-regrow": {"toy-touch"}}
+
+
+def test_a_pass_that_covers_another_one_is_tried_in_the_opening_and_by_turns() -> None:
+    found = run(48, of=space(Prune(), Regrow(), Touch(), covers=COVERS))
+    profiles = [[part.split("{")[0] for part in item.profile.split(",")] for item in found.candidates]
+    assert profiles[1] == ["toy-prune", "toy-touch"]
+    assert ["toy-prune", "toy-regrow"] in profiles[:6]
+    assert 2 * ["toy-prune", "toy-regrow"] in profiles
+
+
+def test_a_target_for_plasticity_is_met() -> None:
+    goal = Goal(max_drop=0.6, targets=(Target.parse("plasticity>=0.05"),))
+    judge = evaluator(goal)
+    found = run(32, goal=goal, of=space(Prune(), Regrow(), Touch(), covers=COVERS), judge=judge)
+    assert found.best is not None
+    assert found.best.plasticity >= 0.05
+    assert found.best.created > 0
+    assert found.best.shares["nonzeros"] < 0.8
+    assert not any(item.feasible(goal) for item in found.candidates if item.plasticity < 0.05)
+    assert any(item.plasticity < 0.05 and item.changed for item in found.candidates)
 
 
 def ticks(step: float) -> Iterator[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from surgery_ir.errors import SpecError
+from surgery_ir.passes.options import options_of
+from surgery_ir.passes.reconnect.policy import ReconnectionPolicy
 from surgery_ir.search.policy import Belief, Elite, Observation, SearchPolicy
+from surgery_ir.search.reconnection import GENES
 from surgery_ir.search.space import Genome, Space
 from tests.search.toys import Prune, Touch, space
 
@@ -18,9 +22,10 @@ SPACE = space()
 finite = st.floats(-10, 10)
 share = st.floats(0, 1)
 elites = st.builds(Elite, st.text(max_size=20), finite, share, finite, share, st.booleans())
+names = st.text(min_size=1, max_size=12) | st.sampled_from([item.gene.name for item in GENES])
 policies = st.builds(
     SearchPolicy,
-    st.dictionaries(st.text(min_size=1, max_size=12), st.builds(Belief, share, share), max_size=4),
+    st.dictionaries(names, st.builds(Belief, share, share), max_size=4),
     st.lists(elites, max_size=3).map(tuple),
     st.integers(0, 999),
     st.integers(0, 9),
@@ -147,6 +152,12 @@ def test_spreads_shrink_but_never_vanish() -> None:
         "{surgery-ir policy: 1, elites: [{profile: a}]}",
         "{surgery-ir policy: 1, elites: 3}",
         "{surgery-ir policy: 1, learnt: {evaluations: -1}}",
+        "{surgery-ir policy: 1, reconnection: [radius]}",
+        "{surgery-ir policy: 1, reconnection: {reach: 4}}",
+        "{surgery-ir policy: 1, reconnection: {radius: 99}}",
+        "{surgery-ir policy: 1, reconnection: {radius: far}}",
+        "{surgery-ir policy: 1, reconnection: {granularity: null}}",
+        "{surgery-ir policy: 1, reconnection: {1: 2}}",
         "!!python/object/apply:os.getcwd []",
     ],
 )
@@ -161,3 +172,53 @@ def test_what_is_no_policy_is_refused_in_one_line(tmp_path: Path, text: str) -> 
 def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="No such file"):
         SearchPolicy.read(tmp_path / "none.yaml")
+
+
+FIELDS = {option.name: option for option in options_of(ReconnectionPolicy)}
+
+
+def test_every_field_of_the_reconnection_policy_is_searched() -> None:
+    assert {item.option.name for item in GENES} == FIELDS.keys()
+    assert all(len(set(item.values)) > 1 for item in GENES)
+
+
+def test_without_beliefs_reconnection_is_at_its_defaults() -> None:
+    assert SearchPolicy().reconnection == ReconnectionPolicy()
+
+
+@given(st.dictionaries(st.sampled_from([item.gene.name for item in GENES]), share))
+def test_reconnection_is_what_the_genes_decode_to(means: dict[str, float]) -> None:
+    found = SearchPolicy({name: Belief(mean, 0.1) for name, mean in means.items()}).reconnection
+    for item in GENES:
+        mean = means.get(item.gene.name)
+        expected = FIELDS[item.option.name].default if mean is None else item.decode(mean)
+        assert getattr(found, item.option.name) == expected
+
+
+def test_a_field_that_was_edited_in_the_file_moves_its_gene_and_no_other(tmp_path: Path) -> None:
+    policy = SearchPolicy({item.gene.name: Belief(0.4, 0.02) for item in GENES})
+    assert policy.reconnection.radius == 3
+    policy.write(tmp_path / "p.yaml")
+    text = (tmp_path / "p.yaml").read_text()
+    assert "radius: 3" in text
+    (tmp_path / "p.yaml").write_text(text.replace("radius: 3", "radius: 7"))
+    edited = SearchPolicy.read(tmp_path / "p.yaml")
+    assert edited.reconnection == replace(policy.reconnection, radius=7)
+    moved = {name for name in policy.beliefs if edited.beliefs[name] != policy.beliefs[name]}
+    assert moved == {"reconnect#1.radius"}
+    assert edited.beliefs["reconnect#1.radius"] == Belief(7 / 8, 0.02)
+
+
+def test_a_reconnection_policy_alone_is_a_prior() -> None:
+    plain = {"surgery-ir policy": 1, "reconnection": {"granularity": "channel", "radius": 7.0, "shift": 0.0}}
+    policy = SearchPolicy.from_plain(plain)
+    assert policy.reconnection == ReconnectionPolicy(granularity="channel", radius=7, shift=0.0)
+    assert policy.beliefs.keys() == {f"reconnect#1.{name}" for name in ("granularity", "radius", "shift")}
+    assert policy == SearchPolicy().reconnecting(granularity="channel", radius=7, shift=0.0)
+
+
+def test_an_unknown_field_of_reconnection_is_named() -> None:
+    with pytest.raises(SpecError, match=r"^p: reconnection: there is no field 'reach' \(fields: granularity, radius, "):
+        SearchPolicy.from_plain({"surgery-ir policy": 1, "reconnection": {"reach": 4}}, "p")
+    with pytest.raises(SpecError, match=r"^p: reconnection: option 'radius': 99 is out of range \(0 to 16\)$"):
+        SearchPolicy.from_plain({"surgery-ir policy": 1, "reconnection": {"radius": 99}}, "p")

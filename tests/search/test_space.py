@@ -12,8 +12,9 @@ from surgery_ir.passes.prune.channels import PruneChannels
 from surgery_ir.passes.prune.weights import PruneWeights
 from surgery_ir.passes.repair.refit import Repair
 from surgery_ir.passes.spec import format_pipeline, parse_pipeline
+from surgery_ir.search.schedules import substitutions
 from surgery_ir.search.space import Genome, Space
-from tests.search.toys import UNITS, Prune, Touch, space
+from tests.search.toys import UNITS, Cut, Prune, Regrow, Touch, space
 
 REAL = Space(
     parse_pipeline("prune-weights{compensate=false},repair"),
@@ -262,3 +263,98 @@ def test_small_units_keep_more_where_allocation_is_graded() -> None:
     (pruned,) = of.decode(by_threshold)
     assert isinstance(pruned, PruneWeights)
     assert pruned.allocation == "global"
+
+
+COVERS = {"toy-regrow": {"toy-touch"}}
+
+
+def covering(*more: Pass, rounds: int = 2) -> Space:
+    return space(Prune(), Regrow(), Touch(), *more, covers=COVERS, rounds=rounds)
+
+
+def names_of(of: Space, genome: Genome) -> list[str]:
+    return [item.name.removeprefix("toy-") for item in of.decode(genome)]
+
+
+def test_a_pass_that_covers_another_one_is_off_at_first() -> None:
+    assert names_of(covering(), covering().default) == ["prune", "touch"]
+    alone = space(Prune(), Regrow(), covers=COVERS)
+    assert names_of(alone, alone.default) == ["prune", "regrow"]
+    real = Space(parse_pipeline("prune-weights,repair,repair-statistics"))
+    assert [item.name for item in real.decode(real.default)] == ["prune-weights", "repair", "repair-statistics"]
+
+
+@pytest.mark.parametrize(
+    ("running", "expected"),
+    [
+        (["toy-prune#1", "toy-touch#1"], [["prune", "regrow"]]),
+        (["toy-prune#1", "toy-regrow#1"], [["prune", "touch"]]),
+        (["toy-prune#1", "toy-regrow#1", "toy-touch#1"], [["prune", "regrow"], ["prune", "touch"]]),
+        (["toy-prune#1"], [["prune", "regrow"], ["prune", "touch"]]),
+        (
+            ["toy-prune#2", "toy-touch#2", "toy-prune#1", "toy-touch#1"],
+            [["prune", "regrow", "prune", "regrow"]],
+        ),
+    ],
+    ids=str,
+)
+def test_passes_are_tried_in_the_place_of_those_that_they_cover(running: list[str], expected: list[list[str]]) -> None:
+    of = covering()
+    genome = of.switched(of.default, {slot.name: slot.name in running for slot in of.slots})
+    assert [names_of(of, item) for item in substitutions(of, genome)] == expected
+    assert [names_of(of, item) for item in of.variations(genome)][: len(expected)] == expected
+
+
+def test_pruning_and_reconnecting_by_turns_is_proposed_as_a_whole() -> None:
+    of = covering(rounds=3)
+    proposed = [names_of(of, item) for item in of.variations(of.default)]
+    assert proposed[:3] == [["prune", "regrow"], 2 * ["prune", "regrow"], 3 * ["prune", "regrow"]]
+    assert proposed[-2:] == [2 * ["prune", "touch"], 3 * ["prune", "touch"]]
+
+
+@pytest.mark.parametrize("strength", [0.2, 0.5, 0.9])
+def test_rounds_of_a_schedule_go_up_step_by_step(strength: float) -> None:
+    of = covering(rounds=3)
+    start = of.default.copy()
+    start[of.index["toy-prune/strength"]] = strength
+    genome = [*of.variations(start)][2]
+    ratios = [item.ratio for item in of.decode(genome) if isinstance(item, Prune)]
+    kept = np.log([1 - ratio for ratio in ratios])
+    last = of.decode(start)[0]
+    assert isinstance(last, Prune)
+    assert ratios[-1] == last.ratio
+    assert ratios == sorted(set(ratios))
+    steps = np.diff([np.log(0.9), *kept])  # a round more or less alike; early ones stand on a coarse grid
+    assert np.all(steps < 0)
+
+
+def test_a_schedule_follows_the_order_of_its_genome_and_stores_once() -> None:
+    of = Space(parse_pipeline("prune-weights,repair,store-sparse"))
+    genome = of.default.copy()
+    genome[of.index["repair#1/order"]], genome[of.index["prune-weights#1/order"]] = 0.01, 0.02
+    (found,) = [item for item in map(of.decode, of.variations(genome)) if len(item) > 3]
+    assert [item.name for item in found] == [*2 * ["repair", "prune-weights"], "store-sparse"]
+
+
+def test_what_a_schedule_was_decoded_to_encodes_to_itself() -> None:
+    of = covering(rounds=3)
+    for genome in of.variations(of.default):
+        passes = of.decode(genome)
+        assert of.decode(of.encode(passes)) == passes
+
+
+def test_budgets_of_a_schedule_shrink() -> None:
+    of = space(Cut(), Regrow(), Touch(), covers=COVERS, budgets=lambda _: ("macs",))
+    genome = next(item for item in of.variations(of.default) if len(of.decode(item)) == 4)
+    early, late = [item.macs for item in of.decode(genome) if isinstance(item, Cut)]
+    assert early is not None
+    assert late is not None
+    assert early > late
+
+
+def test_what_the_pool_repeats_may_be_applied_as_often() -> None:
+    of = Space(parse_pipeline("repeat(3){prune-weights,repair}"))
+    assert of.rounds == 3
+    assert [item.name for item in of.decode(of.default)] == ["prune-weights", "repair"]
+    assert max(len(of.decode(item)) for item in of.variations(of.default)) == 6
+    assert Space(parse_pipeline("prune-weights,repair")).rounds == 2

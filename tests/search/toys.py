@@ -31,6 +31,7 @@ __all__ = [
     "Cut",
     "Fail",
     "Prune",
+    "Regrow",
     "Touch",
     "budgeted",
     "context",
@@ -109,6 +110,32 @@ class Touch(Pass):
     def apply(self, editor: Editor, ctx: PassContext) -> Sequence[Refusal]:
         editor.set_weights("w3", editor.graph.array("w3") * np.float32(self.scale))
         return [Refusal("there is nothing to scale")] if self.scale == 1.0 else []
+
+
+@dataclass(frozen=True)
+class Regrow(Pass):
+    """Swap some of what was pruned for as much of what was kept; stands for a reconnection."""
+
+    name: ClassVar[str] = "toy-regrow"
+    serves: ClassVar[frozenset[str]] = frozenset({"metric"})
+
+    share: Annotated[float, Range(0.0, 1.0, search=(0.02, 0.5))] = 0.1
+    kind: Literal["first", "last"] = "first"
+
+    def apply(self, editor: Editor, ctx: PassContext) -> Sequence[Refusal]:
+        refusals = []
+        for name in UNITS:
+            weights = editor.graph.array(name).copy()
+            zeros, kept = np.flatnonzero(weights == 0), np.flatnonzero(weights)
+            count = min(round(self.share * len(zeros)), len(kept))
+            picked = slice(0, count) if self.kind == "first" else slice(len(zeros) - count, len(zeros))
+            least = kept[np.argsort(np.abs(weights.flat[kept]), kind="stable")[:count]]
+            weights.flat[least] = 0
+            weights.flat[zeros[picked]] = ctx.reference.array(name).flat[zeros[picked]]
+            if not count:
+                refusals.append(Refusal("nothing to regrow", (name,)))
+            editor.set_weights(name, weights)
+        return refusals
 
 
 @dataclass(frozen=True)

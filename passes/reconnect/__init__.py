@@ -1,0 +1,1 @@
+"""Passes that create connections where they do more than those that are dropped for them."""
