@@ -21,6 +21,9 @@ from surgery_ir.passes.sequential import Fit, Sequential
 
 __all__ = ["Shift"]
 
+CLEAR = 0.75
+"""Share of the divergence of repair alone below which nothing else is tried: another way costs as much again."""
+
 
 @dataclass(frozen=True)
 class Shift(Pass):
@@ -55,7 +58,7 @@ class Shift(Pass):
 
 
 def shifted(editor: Editor, ctx: PassContext, rules: Rules, strength: float, what: str) -> list[Refusal]:
-    """Let ``rules`` work with counts that moved, and with the present ones; repair alone is what either has to beat."""
+    """Let ``rules`` work with counts that moved; also with the present ones, unless that clearly beats repair."""
     if not find_layers(editor.graph).layers:
         return Sequential(editor, ctx, rules.fit, what).refusals
     judge = judge_of(ctx, rules.checks)
@@ -78,6 +81,8 @@ def shifted(editor: Editor, ctx: PassContext, rules: Rules, strength: float, wha
     for moved in moves:
         title = f"{what} with counts moved" if moved and rules.rounds else what
         attempts.append(attempt(editor, judge, title, partial(reconnect, moved)))
+        if attempts[-1].divergence < CLEAR * attempts[0].divergence:
+            break
     refusals = keep_best(editor, attempts)
     if not moves:
         refusals.append(Refusal("no two layers have nonzeros that they could trade"))
