@@ -39,7 +39,7 @@ class Reconnect(ReconnectionPolicy, Pass):
     donors: Annotated[int, Range(1, 16), Help("earlier values that one layer may newly read")] = 2
     channels: Annotated[int, Range(1, 64), Help("channels: most that a layer may newly read")] = 8
     rank: Annotated[int, Range(1, 64), Help("layers: largest rank of a skip")] = 4
-    rounds: Annotated[int, Range(1, 100), Help("rounds of swaps")] = 8
+    rounds: Annotated[int, Range(1, 100), Help("rounds of swaps")] = 5
     ridge: Annotated[float, Range(0.0, 10.0, search=(1e-3, 0.1)), Help("pull towards the present weights")] = 0.01
     positions: Annotated[int, Range(1, 4096), Help("positions of a sample that a layer looks at")] = 16
     checks: Annotated[int, Range(1, 100_000), Help("selection samples that judge")] = 256
