@@ -229,6 +229,7 @@ class Sequential:
         found = find_layers(editor.graph)
         planned = plan(editor.graph, found.layers, Cutter(ctx.reference).values, residual)
         self.targets = planned.targets
+        self._places = {target.layer.name: place for place, target in enumerate(planned.targets)}
         self.refusals = [Refusal(item.reason, (item.name,)) for item in found.skipped]
         self.refusals += [Refusal(reason, (name,)) for reason, name in planned.refusals]
         if not self.targets:
@@ -263,9 +264,10 @@ class Sequential:
 
     def equation(self, target: Target, taps: Sequence[Tap] = ()) -> Equation:
         """Give the equation of a layer, with further taps as columns."""
-        place = self.targets.index(target)
         layers = [tap.layer for tap in taps]
-        rows = Rows(target, self.small, self.dense, self.positions, [self.ctx.seed, place], layers)
+        rows = Rows(
+            target, self.small, self.dense, self.positions, [self.ctx.seed, self._places[target.layer.name]], layers
+        )
         return Equation(self.editor.graph, rows, self.fit, self.editor.pass_name)
 
     def refuse(self, target: Target, reason: str) -> None:

@@ -104,23 +104,22 @@ class _Search:
         reason = self._reason_against()
         if reason is not None:
             return reason
-        drift = self._divergence(plain)
-        if drift < self.bundles.divergence:
-            return f"its features have not diverged from the dense ones ({drift:.2g})"
+        if self.bundles.divergence > 0:
+            drift = self._divergence(plain)
+            if drift < self.bundles.divergence:
+                return f"its features have not diverged from the dense ones ({drift:.2g})"
         (tap,) = best_donors(self.walk, self.equation, plain, self.taps, 1)
         wide = self.walk.equation(self.equation.target, (tap,))
         around = Affine(padded(plain.weights, wide), plain.biases)
         (problem,) = wide.quadratics("fit", around)
         best: tuple[float, Mask, Array] | None = None
         allowed = self.rules.allowed(self.present)
-        if allowed == 0:
-            return f"its budget, a share of its {self.rules.per} connections, allows none"
         for down in self._maps(plain, problem, tap):
-            price = self._price(down, wide)
-            mask = self._paying(plain, price)
+            price = self._price(down)
+            mask = self._paying(problem, price)
             if mask is None or (allowed is not None and price > allowed):
                 break
-            error = self._error(problem, wide, mask, down)
+            error = self._error(problem, mask, down)
             if best is None or error < best[0]:
                 best = error, mask, down
         if best is None or not best[0] < float(problem.error(around.weights[0]).sum()):
@@ -134,6 +133,8 @@ class _Search:
             return "a convolution with groups gets no bundles"
         if self.bundles.pays and self.present.all():
             return "none of its weights is pruned: it has nothing to trade"
+        if self.rules.allowed(self.present) == 0:
+            return f"its budget, a share of its {self.rules.per} connections, allows none"
         pattern = kept_pattern(self.present[0])
         if self.bundles.pays and pattern is not None:
             return f"its zeros follow the pattern {pattern}, which single connections would break"
@@ -167,32 +168,36 @@ class _Search:
         down = down * np.sqrt(np.divide(usual, power, out=np.ones_like(power), where=power > 0))[:, None]
         return [down[:size] for size in sizes]
 
-    def _price(self, down: Array, wide: Equation) -> int:
+    def _price(self, down: Array) -> int:
         """Connections of a bundle."""
-        up = len(down) * wide.layer.outputs
+        up = len(down) * self.equation.layer.outputs
         return up if self.bundles.kind == "channels" else up + int(np.count_nonzero(down))
 
-    def _paying(self, plain: Affine, price: int) -> Mask | None:
+    def _paying(self, problem: Quadratic, price: int) -> Mask | None:
         """The layer's own connections less the ``price`` least useful ones; ``None`` where it cannot pay."""
         if not self.bundles.pays:
             return self.present
-        held = int(np.count_nonzero(self.present))
+        held, own = int(np.count_nonzero(self.present)), self.equation.rows.columns
         if 2 * price > held:
             return None
-        (problem,) = self.equation.quadratics("fit", plain)
-        stored = self.equation.before.weights[0]
-        ridge = self.equation.fit.ridge
-        return regrow(problem, stored, self.present[0], ridge, count=held - price, rounds=0).mask[np.newaxis]
+        alone = Quadratic(problem.h[:own, :own], problem.r[:own], problem.yy)
+        stored, ridge = self.equation.before.weights[0], self.equation.fit.ridge
+        return regrow(alone, stored, self.present[0], ridge, count=held - price, rounds=0).mask[np.newaxis]
 
-    def _error(self, problem: Quadratic, wide: Equation, mask: Mask, down: Array) -> float:
-        basis, kept = _basis(mask, down, wide)
+    def _error(self, problem: Quadratic, mask: Mask, down: Array) -> float:
+        basis, prior, kept = self._in_basis(mask, down)
         reduced = Quadratic(basis @ problem.h @ basis.T, basis @ problem.r, problem.yy)
-        prior = np.where(kept, _reduced(wide, down, mask), 0.0)
-        return float(reduced.error(solve(reduced, prior[0], wide.fit.ridge, kept[0]).weights).sum())
+        return float(reduced.error(solve(reduced, prior[0], self.equation.fit.ridge, kept[0]).weights).sum())
+
+    def _in_basis(self, mask: Mask, down: Array) -> tuple[Array, Array, Mask]:
+        """Own columns and the values that ``down`` makes, as combinations of all; the prior, and what there is."""
+        up = (*mask.shape[:2], len(down))
+        prior = np.concatenate([np.where(mask, self.equation.before.weights, 0.0), np.zeros(up)], axis=2)
+        kept = np.concatenate([mask, np.ones(up, np.bool_)], axis=2)
+        return block_diag(np.eye(mask.shape[2]), down), prior, kept
 
     def _proposal(self, wide: Equation, tap: Tap, mask: Mask, down: Array) -> Proposal:
-        basis, kept = _basis(mask, down, wide)
-        prior = np.where(kept, _reduced(wide, down, mask), 0.0)
+        basis, prior, kept = self._in_basis(mask, down)
         own = self.equation.rows.columns
 
         def write(solution: Affine) -> None:
@@ -200,7 +205,7 @@ class _Search:
             self._write(wide, Affine(solution.weights[:, :, :own], solution.biases), tap, down, up)
 
         return Proposal(
-            wide, (tap,), self._price(down, wide),
+            wide, (tap,), self._price(down),
             solve=lambda part: wide.solve(part, prior, kept, basis),
             write=write,
         )  # fmt: skip
@@ -215,15 +220,3 @@ class _Search:
         narrow = insert_map(editor, layer, tap, down)
         emit(editor, layer, narrow, up)
         self.walk.renew()
-
-
-def _basis(mask: Mask, down: Array, wide: Equation) -> tuple[Array, Mask]:
-    """Own columns and the values that ``down`` makes, as combinations of all columns; and which weights there are."""
-    basis = block_diag(np.eye(mask.shape[2]), down)
-    up = np.ones((*mask.shape[:2], len(down)), np.bool_)
-    return basis, np.concatenate([mask, up], axis=2)
-
-
-def _reduced(wide: Equation, down: Array, mask: Mask) -> Array:
-    own = wide.before.weights[:, :, : mask.shape[2]]
-    return np.concatenate([own, np.zeros((*own.shape[:2], len(down)))], axis=2)

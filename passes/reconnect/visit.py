@@ -113,7 +113,7 @@ class Visit:
         before = self.trial.divergence(self.equation, plain)
         measured = before - self.trial.divergence(found.equation, solution, found.taps)
         predicted = before * (error - lowered) / error
-        kept = before == 0.0 or measured > self.accept * before
+        kept = measured > self.accept * before or before == measured == 0.0  # nothing to lower is no reason against
         self.gains.append(Gain(self.equation.layer.name, found.created, before, predicted, measured, kept))
         if kept:
             return None

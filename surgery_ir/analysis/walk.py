@@ -74,6 +74,7 @@ class Walk:
                 self.compute(extra)
                 joined = zip(self._live[name], *(self._live[item] for item in extra), strict=True)
                 axis = node.attributes["axis"].as_int()
+                self._stored.pop(name, None)
                 self._live[name] = [self._store(name, np.concatenate(arrays, axis)) for arrays in joined]
                 self._ran[node] = len(node.inputs)
                 self._keep = kept

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest.mock import Mock
 
 import numpy as np
 import onnx
@@ -23,6 +25,7 @@ from surgery_ir.passes.bias import set_layer_bias
 from surgery_ir.passes.emission import emit
 from surgery_ir.passes.reconnect.acceptance import Trial, judge_of, judging_samples
 from surgery_ir.passes.reconnect.rewire import Rewire
+from surgery_ir.passes.reconnect.visit import Visit
 from surgery_ir.passes.sequential import Affine, Equation, Fit, Sequential
 from tests.harness import RUNTIME, run
 from tests.passes.helpers import build
@@ -164,3 +167,25 @@ def test_a_judge_is_made_once() -> None:
     other = replace(ctx, selection=inputs(dense, 16, seed=9))
     assert judge_of(other, 16) is not judge_of(ctx, 16)
     assert judge_of(ctx, 8) is not judge_of(ctx, 16)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "accept", "kept"),
+    [
+        (1.0, 0.9, 0.0, True),
+        (1.0, 0.9, 0.2, False),
+        (1.0, 1.1, 0.0, False),
+        (0.0, 0.0, 0.0, True),
+        (0.0, 0.1, 0.0, False),
+    ],
+)
+def test_what_raises_the_divergence_is_undone(before: float, after: float, accept: float, kept: bool) -> None:
+    """Also where there was none."""
+    plain, solution = object(), object()
+    equation = Mock(layer=SimpleNamespace(name="layer"))
+    trial = Mock(can_measure=lambda _: True, divergence=lambda _, tried, *taps: before if tried is plain else after)
+    proposal = Mock(created=3, taps=(), solve=lambda part: solution, equation=Mock(error=lambda _: 0.5))
+    visit = Visit(Mock(), equation, trial, accept)
+    reason = visit._reason_against(cast(Any, plain), 1.0, proposal)
+    (gain,) = visit.gains
+    assert (reason is None, gain.kept, gain.measured) == (kept, kept, before - after)
