@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from surgery_ir.errors import ModelError, SurgeryError
-from surgery_ir.frontends.base import Lowered, check
+from surgery_ir.frontends.base import Lowered, Request, check
 from surgery_ir.graph.model import Graph
 
 __all__ = ["GraphSurgeon"]
@@ -21,7 +21,7 @@ class GraphSurgeon:
         module = sys.modules.get("onnx_graphsurgeon")
         return module is not None and isinstance(source, module.Graph)
 
-    def load(self, source: object) -> Lowered:
+    def load(self, source: object, request: Request) -> Lowered:
         """Export and check the graph.
 
         Raises

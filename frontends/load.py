@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from surgery_ir.errors import ModelError
-from surgery_ir.frontends.base import Frontend, Lowered, installed
+from surgery_ir.frontends.base import Frontend, LiveFrontend, LiveModel, Lowered, Request, installed
+from surgery_ir.frontends.callables import PythonName
 from surgery_ir.frontends.graphsurgeon import GraphSurgeon
 from surgery_ir.frontends.onnx_file import OnnxFile, OnnxModel
-from surgery_ir.graph.model import Graph
 
-if TYPE_CHECKING:
-    import onnx
-    import onnx_graphsurgeon as gs
+__all__ = ["is_onnx", "live_model", "load_model"]
 
-__all__ = ["load_model"]
-
-BUILT_IN: tuple[Frontend, ...] = (OnnxFile(), OnnxModel(), GraphSurgeon())
+ONNX: tuple[Frontend, ...] = (OnnxFile(), OnnxModel(), GraphSurgeon())
+FRAMEWORKS: tuple[Frontend, ...] = (PythonName(),)
+BUILT_IN: tuple[Frontend, ...] = (*ONNX, *FRAMEWORKS)
 
 
-def load_model(source: str | Path | onnx.ModelProto | gs.Graph | Graph) -> Lowered:
+def load_model(source: object, request: Request | None = None) -> Lowered:
     """Lower ``source`` with the first frontend that accepts it; plug-ins are imported only when none of ours does.
 
     Raises
@@ -30,15 +28,35 @@ def load_model(source: str | Path | onnx.ModelProto | gs.Graph | Graph) -> Lower
     SpecError
         A plug-in cannot be imported.
     """
-    frontends = list(BUILT_IN)
-    for frontend in BUILT_IN:
+    return _accepting(source).load(source, request or Request())
+
+
+def live_model(source: object, lowered: Lowered) -> LiveModel:
+    """Give access to a model in memory, that which was lowered or another one of the same architecture.
+
+    Raises
+    ------
+    ModelError
+        No frontend accepts it, or models of its kind cannot be written to.
+    """
+    frontend = _accepting(source)
+    if not isinstance(frontend, LiveFrontend):
+        raise ModelError(f"weights cannot be put back into {frontend.reads}")
+    return frontend.live(source, lowered)
+
+
+def is_onnx(source: object) -> bool:
+    """Whether ``source`` is a model of ONNX already, which needs no example inputs to become a graph."""
+    return any(frontend.accepts(source) for frontend in ONNX)
+
+
+def _accepting(source: object) -> Frontend:
+    seen: list[Frontend] = []
+    for frontend in chain(BUILT_IN, installed()):  # plug-ins are imported only where none of ours accepts it
         if frontend.accepts(source):
-            return frontend.load(source)
-    for frontend in installed():
-        if frontend.accepts(source):
-            return frontend.load(source)
-        frontends.append(frontend)
-    known = ", ".join(frontend.reads for frontend in frontends)
+            return frontend
+        seen.append(frontend)
+    known = ", ".join(frontend.reads for frontend in seen)
     if isinstance(source, str | Path):
         what = f"{source}: {'this kind of file' if Path(source).suffix else 'a path without a suffix'}"
     else:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx
 
-from surgery_ir.frontends.base import Lowered, check
+from surgery_ir.frontends.base import Lowered, Request, check
 from surgery_ir.graph.model import Graph
 from surgery_ir.graph.serialize import read_model
 
@@ -22,7 +22,7 @@ class OnnxFile:
         """Whether ``source`` is a path that ends in ``.onnx``."""
         return isinstance(source, str | Path) and Path(source).suffix.lower() == ".onnx"
 
-    def load(self, source: object) -> Lowered:
+    def load(self, source: object, request: Request) -> Lowered:
         """Read and check the file.
 
         Raises
@@ -43,7 +43,7 @@ class OnnxModel:
         """Whether ``source`` is a model in memory."""
         return isinstance(source, onnx.ModelProto | Graph)
 
-    def load(self, source: object) -> Lowered:
+    def load(self, source: object, request: Request) -> Lowered:
         """Check the model.
 
         Raises

@@ -44,7 +44,7 @@ SOURCES: dict[str, Callable[[Path], Any]] = {
 def test_every_kind_of_source(kind: str, tmp_path: Path) -> None:
     lowered = load_model(SOURCES[kind](tmp_path))
     assert_equivalent(lowered.graph, Graph.from_proto(proto(TEXT)), tolerance=0)
-    assert lowered.parameters == {"w": "w", "b": "b"}
+    assert {binding.initializer: binding.parameters for binding in lowered.bindings} == {"w": ("w",), "b": ("b",)}
     assert lowered.restated == ()
 
 
@@ -167,7 +167,10 @@ def test_models_that_nothing_can_be_done_with_come_through(kind: str) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("model.pt2", "model.pt2: this kind of file cannot be read; what can be read is .onnx files, onnx.ModelProto,"),
+        (
+            "model.caffemodel",
+            "model.caffemodel: this kind of file cannot be read; what can be read is .onnx files, onnx.ModelProto,",
+        ),
         ("model", "model: a path without a suffix cannot be read"),
         (3, "builtins.int cannot be read"),
         (np.zeros(3), "numpy.ndarray cannot be read"),
@@ -191,7 +194,7 @@ class plugin:
     def accepts(self, source):
         return str(source).endswith(".net")
 
-    def load(self, source):
+    def load(self, source, request):
         return check(Graph.from_proto(parser.parse_model(source.read_text())))
 """
 
@@ -204,18 +207,18 @@ def test_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         '<ir_version: 8, opset_import: ["" : 17]> g (float[n] x) => (float[n] y) { y = Neg(x) }'
     )
     assert [node.op_type for node in load_model(tmp_path / "model.net").graph.model.graph] == ["Neg"]
-    with pytest.raises(ModelError, match=r"onnx_graphsurgeon\.Graph, \.net files$"):
-        load_model("model.pt2")
+    with pytest.raises(ModelError, match=r"package\.module:function, \.net files$"):
+        load_model("model.caffemodel")
 
 
 def test_plugins_are_not_imported_for_what_is_built_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, monkeypatch, GROUP, "broken", "raise SystemError('imported')")
     load_model(as_path(tmp_path))
     with pytest.raises(SpecError, match="the frontend 'broken' cannot be loaded: SystemError: imported"):
-        load_model("model.pt2")
+        load_model("model.caffemodel")
 
 
 def test_a_plugin_that_is_no_frontend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, monkeypatch, GROUP, "broken", "plugin = dict")
     with pytest.raises(SpecError, match=r"the frontend 'broken' \(dict\) lacks reads, accepts or load"):
-        load_model("model.pt2")
+        load_model("model.caffemodel")
