@@ -10,11 +10,17 @@ from surgery_ir.frontends.base import Frontend, LiveFrontend, LiveModel, Lowered
 from surgery_ir.frontends.callables import PythonName
 from surgery_ir.frontends.graphsurgeon import GraphSurgeon
 from surgery_ir.frontends.onnx_file import OnnxFile, OnnxModel
+from surgery_ir.frontends.pytorch.frontend import TorchCheckpoint, TorchModule, TorchProgram
 
 __all__ = ["is_onnx", "live_model", "load_model"]
 
 ONNX: tuple[Frontend, ...] = (OnnxFile(), OnnxModel(), GraphSurgeon())
-FRAMEWORKS: tuple[Frontend, ...] = (PythonName(),)
+FRAMEWORKS: tuple[Frontend, ...] = (
+    TorchModule(),
+    TorchProgram(),
+    TorchCheckpoint(),
+    PythonName(),
+)
 BUILT_IN: tuple[Frontend, ...] = (*ONNX, *FRAMEWORKS)
 
 

@@ -1,0 +1,1 @@
+"""PyTorch: modules, exported programs, and a word to those who come with a checkpoint."""
