@@ -11,6 +11,9 @@ from surgery_ir.frontends.callables import PythonName
 from surgery_ir.frontends.graphsurgeon import GraphSurgeon
 from surgery_ir.frontends.onnx_file import OnnxFile, OnnxModel
 from surgery_ir.frontends.pytorch.frontend import TorchCheckpoint, TorchModule, TorchProgram
+from surgery_ir.frontends.tensorflow.keras import KerasFile, KerasModel
+from surgery_ir.frontends.tensorflow.saved_model import SavedModel
+from surgery_ir.frontends.tensorflow.tflite import TfliteFile
 
 __all__ = ["is_onnx", "live_model", "load_model"]
 
@@ -19,6 +22,10 @@ FRAMEWORKS: tuple[Frontend, ...] = (
     TorchModule(),
     TorchProgram(),
     TorchCheckpoint(),
+    KerasModel(),
+    KerasFile(),
+    SavedModel(),
+    TfliteFile(),
     PythonName(),
 )
 BUILT_IN: tuple[Frontend, ...] = (*ONNX, *FRAMEWORKS)

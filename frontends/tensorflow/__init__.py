@@ -1,0 +1,1 @@
+"""TensorFlow: Keras models, SavedModels, and files of TensorFlow Lite."""
