@@ -9,6 +9,7 @@ from surgery_ir.errors import ModelError
 from surgery_ir.frontends.base import Frontend, LiveFrontend, LiveModel, Lowered, Request, installed
 from surgery_ir.frontends.callables import PythonName
 from surgery_ir.frontends.graphsurgeon import GraphSurgeon
+from surgery_ir.frontends.jax.frontend import JaxFunction
 from surgery_ir.frontends.onnx_file import OnnxFile, OnnxModel
 from surgery_ir.frontends.pytorch.frontend import TorchCheckpoint, TorchModule, TorchProgram
 from surgery_ir.frontends.tensorflow.keras import KerasFile, KerasModel
@@ -26,6 +27,7 @@ FRAMEWORKS: tuple[Frontend, ...] = (
     KerasFile(),
     SavedModel(),
     TfliteFile(),
+    JaxFunction(),
     PythonName(),
 )
 BUILT_IN: tuple[Frontend, ...] = (*ONNX, *FRAMEWORKS)
