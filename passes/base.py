@@ -146,6 +146,8 @@ class Pass:
     """
     proves: ClassVar[bool] = False
     """Whether it looks at :attr:`PassContext.prove`; a search proves such passes of its winner."""
+    exact: ClassVar[bool] = False
+    """Whether it only rewrites, whatever the weights are: done on the dense model, it shows what became of each."""
 
     def __post_init__(self) -> None:
         """Check every option."""

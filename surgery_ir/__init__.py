@@ -20,7 +20,7 @@ from surgery_ir.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from surgery_ir.analysis.samples import Samples
-    from surgery_ir.compiler import Result, apply, compile
+    from surgery_ir.compiler import Result, apply, compile, export
     from surgery_ir.errors import SurgeryError
     from surgery_ir.graph.model import Graph
     from surgery_ir.search.goal import Goal
@@ -38,6 +38,7 @@ __all__ = [
     "__version__",
     "apply",
     "compile",
+    "export",
 ]
 
 LAZY = {
@@ -50,6 +51,7 @@ LAZY = {
     "SurgeryError": "surgery_ir.errors",
     "apply": "surgery_ir.compiler",
     "compile": "surgery_ir.compiler",
+    "export": "surgery_ir.compiler",
 }
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from surgery_ir.backends.base import backend
+from surgery_ir.backends.base import Backend, backend
 from surgery_ir.backends.evaluate import Score, find_metric
-from surgery_ir.errors import ConstraintError, DataError
-from surgery_ir.frontends.load import load_model
+from surgery_ir.errors import ConstraintError, DataError, ModelError, SpecError
+from surgery_ir.frontends.base import Lowered, Request
+from surgery_ir.frontends.load import is_onnx, live_model, load_model
 from surgery_ir.graph.model import Graph
 from surgery_ir.graph.serialize import write_model
 from surgery_ir.passes.base import Pass, PassContext, Progress, Refusal, silent
@@ -24,6 +24,7 @@ from surgery_ir.report import Report, Search
 from surgery_ir.report.measure import LATENCY_SECONDS, measure_both
 from surgery_ir.search.candidate import pareto_front
 from surgery_ir.search.dealing import Data, Roles, check_labels, deal, load_samples, replayed_parts
+from surgery_ir.search.dealing import example_inputs as first_inputs
 from surgery_ir.search.evaluator import Evaluator
 from surgery_ir.search.goal import Goal
 from surgery_ir.search.loop import Criteria, Found, search
@@ -36,16 +37,15 @@ from surgery_ir.search.space import Space
 from surgery_ir.search.study import Study, digest_samples
 from surgery_ir.search.winner import CONFIRMING_SECONDS, Winner, choose
 from surgery_ir.version import __version__
+from surgery_ir.writeback import parameter_values, write
 
 if TYPE_CHECKING:
     from typing import TypeAlias
 
-    import onnx
-    import onnx_graphsurgeon as gs
+    Model: TypeAlias = Any
+    """A path, ``package.module:callable``, or a model in memory: of ONNX, onnx-graphsurgeon, or a framework."""
 
-    Model: TypeAlias = str | os.PathLike[str] | onnx.ModelProto | gs.Graph | Graph
-
-__all__ = ["Result", "apply", "compile"]
+__all__ = ["Result", "apply", "compile", "export"]
 
 DEFAULT_BUDGET = 64
 """Candidates where neither a budget nor a time limit is given."""
@@ -67,12 +67,15 @@ class Result:
         What was measured.
     policy
         What the search learnt; ``None`` where nothing was searched.
+    lowered
+        The dense model as its frontend lowered it, with the way from each parameter to its initializer.
     """
 
     graph: Graph
     profile: CompressionProfile
     report: Report
     policy: SearchPolicy | None = None
+    lowered: Lowered | None = field(default=None, repr=False)
 
     @property
     def plasticity(self) -> float:
@@ -88,6 +91,35 @@ class Result:
             It cannot be written; what stood there before is untouched.
         """
         write_model(self.graph, path)
+
+    def write_back(self, model: Model, provider: str = "onnxruntime") -> tuple[str, ...]:
+        """Put the new weights, zeros among them, into a model of the framework, which then computes what this one does.
+
+        Parameters
+        ----------
+        model
+            The module or the model that was lowered, or another one of the same architecture. It is changed in place.
+        provider
+            Backend for the comparison of the two.
+
+        Returns
+        -------
+        Names of the parameters that have new values.
+
+        Raises
+        ------
+        ModelError
+            Layers, channels or connections across layers were removed or created, which the model has no place for,
+            or it would compute something else. It is then as it was.
+        """
+        if self.lowered is None or self.lowered.live is None:
+            raise ModelError("the model was not lowered from a framework, there is nothing to write back to")
+        live = live_model(model, self.lowered)
+        runtime = backend(provider)
+        ctx = PassContext(self.lowered.graph, runtime)
+        values = parameter_values(self.lowered, self.graph, self.profile.passes, live.parameters(), ctx)
+        write(live, values, self.graph, self.lowered.feeds, runtime)
+        return tuple(values)
 
 
 def compile(
@@ -108,6 +140,9 @@ def compile(
     workers: int = 1,
     study: str | os.PathLike[str] | None = None,
     progress: Progress = silent,
+    example_inputs: Any = None,
+    dynamic_shapes: Any = None,
+    trust: bool = False,
 ) -> Result:
     """Search for passes that make a model smaller within the limits of a goal, and apply the best.
 
@@ -117,7 +152,7 @@ def compile(
     Parameters
     ----------
     model
-        A path or a model in memory.
+        A path, ``package.module:callable``, or a model in memory: of ONNX, PyTorch, Keras, JAX …
     data
         Calibration samples, dealt to all three parts where the other sets are not given.
     goal
@@ -145,6 +180,12 @@ def compile(
         Folder that keeps every candidate, and from which a search that was cut short is resumed.
     progress
         Told how far the search has come.
+    example_inputs
+        One batch as a framework's model takes it; the first samples of ``data`` by default.
+    dynamic_shapes
+        What the framework's exporter takes under this name; batches and sequences are of any size by default.
+    trust
+        Whether code that comes inside a model file may run.
 
     Raises
     ------
@@ -155,9 +196,11 @@ def compile(
     """
     start = time.perf_counter()
     goal = goal or Goal()
-    dense = load_model(_path(model)).graph
-    roles = deal(dense, data, selection_data, eval_data, labels, seed)
     runtime = backend(provider)
+    progress("lowering", 0, 0)
+    lowered = _lower(model, runtime, data, labels, example_inputs, dynamic_shapes, trust)
+    dense = lowered.graph
+    roles = deal(dense, data, selection_data, eval_data, labels, seed)
     pool = default_pool(goal) if passes is None else read_pool(passes, goal)
     prologue = tuple(create(name, {}) for name in PROLOGUE)
     judge = find_metric(metric or ("fidelity" if roles.selection.labels is None else "accuracy"))
@@ -185,6 +228,7 @@ def compile(
     progress("measuring", 0, 0)
     judge = find_metric(metric or ("fidelity" if roles.report.labels is None else "accuracy"))
     measured = measure_both(dense, network, runtime, roles.report, judge)
+    measured["verified"] |= _agreement(lowered)
     report = Report(
         **measured,
         profile=str(chosen),
@@ -200,7 +244,7 @@ def compile(
             optimizer=OPTIMIZER,
         ),
     )
-    return Result(network.graph, chosen, report, found.policy)
+    return Result(network.graph, chosen, report, found.policy, lowered)
 
 
 def apply(
@@ -215,13 +259,16 @@ def apply(
     seed: int = 0,
     provider: str = "onnxruntime",
     progress: Progress = silent,
+    example_inputs: Any = None,
+    dynamic_shapes: Any = None,
+    trust: bool = False,
 ) -> Result:
     """Apply passes to a model, in order.
 
     Parameters
     ----------
     model
-        A path or a model in memory.
+        A path, ``package.module:callable``, or a model in memory: of ONNX, PyTorch, Keras, JAX …
     passes
         Text form, passes, or a profile. A profile brings its own seed, and deals ``data`` as the search did that made
         it, so that the same model and data give the same bytes.
@@ -241,6 +288,12 @@ def apply(
         Backend that runs the models.
     progress
         Told how far a pass has come.
+    example_inputs
+        One batch as a framework's model takes it; the first samples of ``data`` by default.
+    dynamic_shapes
+        What the framework's exporter takes under this name; batches and sequences are of any size by default.
+    trust
+        Whether code that comes inside a model file may run.
 
     Raises
     ------
@@ -250,8 +303,10 @@ def apply(
     if not isinstance(passes, CompressionProfile):
         passes = CompressionProfile(parse_pipeline(passes) if isinstance(passes, str) else tuple(passes), seed)
     chosen, seed, source = passes.passes, passes.seed, passes.source
-    dense = load_model(_path(model)).graph
     runtime = backend(provider)
+    progress("lowering", 0, 0)
+    lowered = _lower(model, runtime, data, labels, example_inputs, dynamic_shapes, trust)
+    dense = lowered.graph
     samples = None if data is None else load_samples(data, labels, dense)
     judging = None if selection_data is None else load_samples(selection_data, labels, dense, "selection data")
     final = None if eval_data is None else load_samples(eval_data, labels, dense, "evaluation data")
@@ -264,16 +319,86 @@ def apply(
     network = Prefixes(dense, ctx).apply(chosen)
     judge = find_metric(metric or ("fidelity" if final is None or final.labels is None else "accuracy"))
     measured = measure_both(dense, network, runtime, final, judge, example=final or samples)
+    measured["verified"] |= _agreement(lowered)
     fingerprint = source.get("fingerprint")
     if fingerprint is not None:
         measured["verified"]["profile_made_for_this_model"] = fingerprint == dense.fingerprint()
     profile = replace(passes, passes=network.applied, source=source or _source(dense))
     report = Report(**measured, profile=str(profile), refusals=network.refusals)
-    return Result(network.graph, profile, report)
+    return Result(network.graph, profile, report, lowered=lowered)
 
 
-def _path(model: Model) -> Any:
-    return Path(model) if isinstance(model, str | os.PathLike) else model
+def export(
+    model: Model,
+    example_inputs: Any,
+    path: str | os.PathLike[str],
+    *,
+    passes: str | Sequence[Pass] | CompressionProfile | None = None,
+    data: Data | None = None,
+    goal: Goal | None = None,
+    **options: Any,
+) -> Result:
+    """Export a framework's model to a file of ONNX, compressed on the way.
+
+    It takes the place of ``torch.onnx.export(model, example_inputs, path)`` and of Keras'
+    ``model.export(path, format="onnx")``. With ``passes`` they are applied; with ``data`` alone, or a goal, passes
+    are searched; with neither the model is only lowered, compared with what the framework computes, and tidied.
+
+    Parameters
+    ----------
+    model
+        A module, a model, or anything else that :func:`compile` takes.
+    example_inputs
+        One batch as the model takes it: an array, a tuple of them, or a mapping from the names of the inputs. ``None``
+        where the model knows the shapes of its inputs, or where there are data.
+    path
+        File to write, atomically.
+    passes
+        Text form, passes, or a profile.
+    data
+        Calibration samples.
+    goal
+        What to minimise, and the constraints.
+    **options
+        Further options of :func:`apply` where there are passes, of :func:`compile` where there are none.
+
+    Raises
+    ------
+    SurgeryError
+        The model cannot be lowered, options are faulty, or the file cannot be written; nothing is written then.
+    """
+    options["example_inputs"] = example_inputs
+    if passes is not None and goal is not None:
+        raise SpecError("passes are applied as they are, a goal is searched for: give one of them")
+    if passes is None and (data is not None or goal is not None):
+        if data is None:
+            raise DataError("a search needs sample inputs: give it data")
+        result = compile(model, data, goal, **options)
+    else:
+        result = apply(model, "canonicalize" if passes is None else passes, data, **options)
+    result.save(path)
+    return result
+
+
+def _lower(
+    model: Model,
+    runtime: Backend,
+    data: Data | None,
+    labels: str | None,
+    example: Any,
+    dynamic_shapes: Any,
+    trust: bool,
+) -> Lowered:
+    if example is None and data is not None and not is_onnx(model):
+        example = first_inputs(data, labels)
+    return load_model(model, Request(runtime, example, dynamic_shapes, trust))
+
+
+def _agreement(lowered: Lowered) -> dict[str, Any]:
+    """How the graph was compared with the framework's model, for the report."""
+    if lowered.live is None:
+        return {}
+    return {"framework": lowered.live.framework, "difference_from_framework": lowered.difference}
 
 
 def _unmet(found: Found, goal: Goal) -> ConstraintError:

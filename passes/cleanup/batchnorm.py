@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -12,7 +15,7 @@ from surgery_ir.graph.view import STANDARD
 from surgery_ir.passes.base import Refusal
 from surgery_ir.passes.bias import store_bias
 
-__all__ = ["fold_batchnorm"]
+__all__ = ["Normalization", "along_outputs", "fold_batchnorm", "read_normalization"]
 
 
 def fold_batchnorm(editor: Editor) -> list[Refusal]:
@@ -64,8 +67,7 @@ def _reason_against_layer(graph: Graph, layer: ir.Node) -> str | None:
 def _fold(editor: Editor, node: ir.Node) -> str | None:
     """Fold ``node``, or say why the result would be no number."""
     graph = editor.graph
-    gamma, beta, mean, variance = (_values(graph, value) for value in node.inputs[1:5])
-    epsilon = node.attributes["epsilon"].as_float() if "epsilon" in node.attributes else 1e-5
+    norm = read_normalization(graph, node)
     source = node.inputs[0]
     assert source is not None
     layer = source.producer()
@@ -74,16 +76,45 @@ def _fold(editor: Editor, node: ir.Node) -> str | None:
     assert weight is not None and weight.name is not None
     stored = graph.array(weight.name)
     with np.errstate(all="ignore"):
-        factor = gamma / np.sqrt(variance + epsilon)
-        scaled = (stored * _along_outputs(layer, stored, factor)).astype(stored.dtype)
+        scaled = (stored * along_outputs(layer, stored, norm.factor)).astype(stored.dtype)
         old = _values(graph, bias) * _beta(layer) if bias is not None else np.zeros(())
-        shifted = (((old - mean) * factor + beta) / _beta(layer)).astype(stored.dtype)
+        shifted = (((old - norm.mean) * norm.factor + norm.beta) / _beta(layer)).astype(stored.dtype)
     if not (np.all(np.isfinite(scaled)) and np.all(np.isfinite(shifted))):
         return f"folding it into {layer.name!r} would give weights that are not finite"
     editor.set_weights(weight.name, scaled, kind="fold-batchnorm")
     store_bias(editor, layer, shifted, kind="fold-batchnorm")
     editor.bypass(node, source, kind="fold-batchnorm")
     return None
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """What a BatchNormalization computes, (channels,) each.
+
+    ``names`` are those of γ, β, μ and σ²; ``deviation`` is √(σ² + ε), and ``factor`` is γ over it.
+    """
+
+    names: tuple[str, ...]
+    gamma: NDArray[np.float64]
+    beta: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    deviation: NDArray[np.float64]
+
+    @property
+    def factor(self) -> NDArray[np.float64]:
+        """What each channel is multiplied by."""
+        factor: NDArray[np.float64] = self.gamma / self.deviation
+        return factor
+
+
+def read_normalization(graph: Graph, node: ir.Node) -> Normalization:
+    """Read the parameters, all constant, of a BatchNormalization."""
+    gamma, beta, mean, variance = (_values(graph, value) for value in node.inputs[1:5])
+    epsilon = node.attributes["epsilon"].as_float() if "epsilon" in node.attributes else 1e-5
+    with np.errstate(all="ignore"):
+        deviation = np.sqrt(variance + epsilon)
+    names = tuple(value.name or "" for value in node.inputs[1:5] if value is not None)
+    return Normalization(names, gamma, beta, mean, deviation)
 
 
 def _values(graph: Graph, value: ir.Value | None) -> NDArray[np.float64]:
@@ -96,7 +127,7 @@ def _beta(layer: ir.Node) -> float:
     return layer.attributes["beta"].as_float() if "beta" in layer.attributes else 1.0
 
 
-def _along_outputs(layer: ir.Node, stored: NDArray[np.generic], factor: NDArray[np.float64]) -> NDArray[np.float64]:
+def along_outputs(layer: ir.Node, stored: NDArray[np.generic], factor: NDArray[Any]) -> NDArray[Any]:
     """Shape ``factor``, one number per output, so that it scales the outputs of the stored weights."""
     rank = stored.ndim
     if layer.op_type == "Conv":

@@ -30,6 +30,7 @@ class Canonicalize(Pass):
     """
 
     name: ClassVar[str] = "canonicalize"
+    exact: ClassVar[bool] = True
 
     def apply(self, editor: Editor, ctx: PassContext) -> Sequence[Refusal]:
         """Fold and remove until nothing changes."""

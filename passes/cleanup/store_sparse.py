@@ -27,6 +27,7 @@ class StoreSparse(Pass):
     """
 
     name: ClassVar[str] = "store-sparse"
+    exact: ClassVar[bool] = True
     serves: ClassVar[frozenset[str]] = frozenset({"size"})
 
     saving: Annotated[float, Range(0.0, 1.0), Help("share of its bytes that a weight must save")] = 0.1

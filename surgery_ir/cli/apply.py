@@ -32,6 +32,7 @@ def run(options: argparse.Namespace) -> int:
             seed=options.seed,
             provider=options.provider,
             progress=callback,
+            trust=options.trust,
         )
     write_result(result, options)
     return 0

@@ -11,9 +11,9 @@ from surgery_ir.backends.base import backend
 from surgery_ir.backends.latency import measure, ratio
 from surgery_ir.cli.console import show, table
 from surgery_ir.cli.feeds import feeds_of
+from surgery_ir.cli.models import lower
 from surgery_ir.cli.outputs import json_bytes
 from surgery_ir.errors import DataError
-from surgery_ir.frontends.load import load_model
 from surgery_ir.report import text
 
 __all__ = ["run"]
@@ -22,7 +22,8 @@ __all__ = ["run"]
 def run(options: argparse.Namespace) -> int:
     """Time the models and print medians and ratios."""
     runtime = backend(options.provider)
-    graphs = [load_model(path).graph for path in options.models]
+    models = [lower(path, options, runtime) for path in options.models]
+    graphs = [model.graph for model in models]
     first = input_specs(graphs[0])
     for path, graph in zip(options.models, graphs, strict=True):
         specs = input_specs(graph)
@@ -30,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
             raise DataError(
                 f"{path}: its inputs ({_show(specs)}) are not those of {options.models[0]} ({_show(first)})"
             )
-    feeds = feeds_of(graphs[0], options, options.batch)
+    feeds = feeds_of(models[0], options, options.batch)
     sessions = [runtime.load(graph, threads=options.threads or 0) for graph in graphs]
     times = measure(sessions, feeds, seconds=options.seconds)
     found: list[dict[str, Any]] = [

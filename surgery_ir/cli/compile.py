@@ -49,6 +49,7 @@ def _compile(options: argparse.Namespace, goal: Goal, policy: SearchPolicy | Non
             workers=options.workers,
             study=options.study,
             progress=callback,
+            trust=options.trust,
         )
 
 

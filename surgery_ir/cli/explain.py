@@ -10,10 +10,10 @@ from surgery_ir.analysis.layers import Layer, find_layers
 from surgery_ir.analysis.samples import check_samples, read_samples
 from surgery_ir.backends.base import backend
 from surgery_ir.cli.console import progress, show, table
+from surgery_ir.cli.models import lower
 from surgery_ir.cli.outputs import json_bytes
 from surgery_ir.cli.structure import describe, print_structure, structure
 from surgery_ir.errors import PassError
-from surgery_ir.frontends.load import load_model
 from surgery_ir.graph.edits import Edit
 from surgery_ir.passes.base import PassContext, Refusal, run_pass
 from surgery_ir.passes.coupled import find_coupling
@@ -32,17 +32,18 @@ PROLOGUE = "canonicalize"
 def run(options: argparse.Namespace) -> int:
     """Print every group of units that can be cut, every layer that the passes prune, and every refusal."""
     passes = parse_pipeline(options.passes or DEFAULT)
-    graph = load_model(options.model).graph
+    runtime = backend(options.provider)
+    graph = lower(options.model, options, runtime).graph
     samples = None
     if options.data is not None:
-        samples = read_samples(options.data)
+        samples = read_samples(options.data, options.labels)
         check_samples(samples, graph)
     refusals: list[Refusal] = []
     edits: list[Edit] = []
     with progress("looking at the model") as callback:
         context = PassContext(
             reference=graph,
-            runtime=backend(options.provider),
+            runtime=runtime,
             samples=samples,
             seed=options.seed,
             progress=callback,

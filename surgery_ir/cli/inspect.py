@@ -15,9 +15,9 @@ from surgery_ir.backends.onnxruntime import OnnxRuntimeBackend
 from surgery_ir.backends.profile import profile
 from surgery_ir.cli.console import show, table, width
 from surgery_ir.cli.feeds import feeds_of
+from surgery_ir.cli.models import lower
 from surgery_ir.cli.outputs import json_bytes
 from surgery_ir.errors import DataError
-from surgery_ir.frontends.load import load_model
 from surgery_ir.graph.model import Graph
 from surgery_ir.report.text import UNKNOWN, file_size, number, rounded
 
@@ -34,14 +34,16 @@ WORTH_A_ROW = 0.01
 
 def run(options: argparse.Namespace) -> int:
     """Print the cost of every layer, and how long it takes."""
-    graph = load_model(options.model).graph
+    runtime = OnnxRuntimeBackend()
+    lowered = lower(options.model, options, runtime)
+    graph = lowered.graph
     notes = []
     shapes: dict[str, tuple[int, ...]] = {}
     times: dict[str, float] | None = None
     try:
-        shapes = sample_shapes(graph, OnnxRuntimeBackend(), feeds_of(graph, options, batch=1))
+        shapes = sample_shapes(graph, runtime, feeds_of(lowered, options, batch=1))
         if not options.no_time:
-            times = profile(graph, feeds_of(graph, options, options.batch), threads=options.threads or 0)
+            times = profile(graph, feeds_of(lowered, options, options.batch), threads=options.threads or 0)
     except DataError as error:
         if options.data is not None or options.dim:
             raise

@@ -16,6 +16,8 @@ exit codes: 0 done; 1 error (one line on stderr, nothing written); 2 wrong usage
 3 the constraints could not be met (nothing written, the closest candidates are printed)
 """
 
+KINDS = "an .onnx, .pt2, .keras or .tflite file, a SavedModel folder, or package.module:function"
+
 EXAMPLES = {
     "compile": """\
   surgery-ir compile model.onnx -o small.onnx --data inputs.npz --time-limit 300
@@ -23,6 +25,8 @@ EXAMPLES = {
       --selection-data labelled.npz --eval-data test.npz --labels label --max-drop 0.01
   surgery-ir compile model.onnx -o small.onnx --data inputs.npz --target 'macs<=0.5' --target 'plasticity>=0.05'
   surgery-ir compile model.onnx -o small.onnx --data inputs.npz --policy learnt.yaml --policy-out learnt.yaml
+  surgery-ir compile model.keras -o small.onnx --data inputs.npz --time-limit 300
+  surgery-ir compile package.module:function -o small.onnx --data inputs.npz
 """,
     "apply": """\
   surgery-ir apply model.onnx -p canonicalize -o clean.onnx
@@ -31,16 +35,19 @@ EXAMPLES = {
   surgery-ir apply model.onnx -p 'canonicalize,repeat(3){prune-weights{ratio=0.5..0.9},repair}' \\
       --data inputs.npz -o small.onnx
   surgery-ir apply model.onnx --profile profile.yaml --data inputs.npz -o small.onnx
+  surgery-ir apply model.pt2 -p canonicalize -o model.onnx
 """,
     "explain": """\
   surgery-ir explain model.onnx
   surgery-ir explain model.onnx -p 'canonicalize,prune-weights{criterion=magnitude pattern=2:4}'
   surgery-ir explain model.onnx --json > layers.json
+  surgery-ir explain package.module:function --data inputs.npz
 """,
     "inspect": """\
   surgery-ir inspect model.onnx
   surgery-ir inspect model.onnx --dim sequence=128 --threads 1
   surgery-ir inspect model.onnx --data inputs.npz
+  surgery-ir inspect saved_model/
 """,
     "passes": """\
   surgery-ir passes
@@ -50,6 +57,7 @@ EXAMPLES = {
   surgery-ir bench model.onnx small.onnx
   surgery-ir bench model.onnx small.onnx --batch 32 --threads 1
   surgery-ir bench model.onnx small.onnx --data inputs.npz
+  surgery-ir bench model.tflite small.onnx
 """,
 }
 
@@ -58,7 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="surgery-ir",
-        description="Compile an ONNX model to a smaller one whose accuracy has been measured.",
+        description="Compile a model to a smaller one, of ONNX, whose accuracy has been measured.",
         epilog=f"{EXIT_CODES}\n`surgery-ir COMMAND --help` shows the options of a command, with examples.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -139,7 +147,6 @@ def _apply(parser: argparse.ArgumentParser) -> None:
         help="passes in order: 'pass{option=value …},pass'; by turns: 'repeat(3){pass{option=0.5..0.9},pass}'",
     )
     which.add_argument("--profile", type=Path, metavar="F", help="a profile that compile wrote")
-    parser.add_argument("--trust", action="store_true", help="replay passes of a profile that run Python code")
     _out(parser)
     _data(parser, required=False)
     _seed(parser)
@@ -150,7 +157,8 @@ def _apply(parser: argparse.ArgumentParser) -> None:
 def _explain(parser: argparse.ArgumentParser) -> None:
     _model(parser)
     parser.add_argument("-p", "--passes", metavar="LIST", help="explain for these passes (nothing is written)")
-    parser.add_argument("--data", type=Path, metavar="D.npz", help="inputs, for passes that need them")
+    parser.add_argument("--data", type=Path, metavar="D.npz", help="inputs, for models and passes that need them")
+    parser.add_argument("--labels", metavar="KEY", help="key of an array of labels among them, which is left out")
     _seed(parser)
     _runtime(parser)
     _to_stdout(parser)
@@ -170,8 +178,9 @@ def _passes(parser: argparse.ArgumentParser) -> None:
 
 def _bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "models", nargs="+", type=Path, metavar="MODEL", help="ONNX files; the first is what others are compared to"
+        "models", nargs="+", type=Path, metavar="MODEL", help=f"{KINDS}; the first is what others are compared to"
     )
+    _trust(parser)
     _inputs(parser)
     _threads(parser)
     _runtime(parser)
@@ -186,7 +195,14 @@ def _bench(parser: argparse.ArgumentParser) -> None:
 
 
 def _model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", type=Path, metavar="MODEL", help="ONNX file")
+    parser.add_argument("model", type=Path, metavar="MODEL", help=KINDS)
+    _trust(parser)
+
+
+def _trust(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--trust", action="store_true", help="run Python code that a model file or a profile brings along"
+    )
 
 
 def _out(parser: argparse.ArgumentParser) -> None:
@@ -220,8 +236,11 @@ def _data(parser: argparse.ArgumentParser, required: bool) -> None:
 
 
 def _inputs(parser: argparse.ArgumentParser) -> None:
-    inputs = parser.add_argument_group("inputs", "random by the declared shapes, unless --data is given")
+    inputs = parser.add_argument_group(
+        "inputs", "those of --data, else the model's own example inputs, else random ones by the declared shapes"
+    )
     inputs.add_argument("--data", type=Path, metavar="D.npz", help="run on samples of this file")
+    inputs.add_argument("--labels", metavar="KEY", help="key of an array of labels among them, which is left out")
     inputs.add_argument(
         "--batch", type=_number(int, 1), default=1, metavar="N", help="samples per run (default: %(default)s)"
     )

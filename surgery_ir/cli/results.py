@@ -58,4 +58,4 @@ def write_result(result: Result, options: argparse.Namespace) -> None:
     if getattr(options, "policy_out", None) is not None and result.policy is not None:
         files[options.policy_out] = result.policy.write
     write_outputs(files, lambda: result.save(options.out))
-    show_summary(report, [options.out, *files])
+    show_summary(report, [options.out, *files], result.lowered)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from surgery_ir.cli.console import show, table
+from surgery_ir.frontends.base import Lowered
 from surgery_ir.report.text import LABELS, change, number, percent, quantity, ratio, score, spread
 
 __all__ = ["show_summary"]
@@ -18,8 +19,8 @@ REASONS = 8
 """Reasons that are printed; the report has all."""
 
 
-def show_summary(report: Mapping[str, Any], written: Sequence[Path]) -> None:
-    """Print before and after, what was done, what was left alone, and the files that were written."""
+def show_summary(report: Mapping[str, Any], written: Sequence[Path], lowered: Lowered | None = None) -> None:
+    """Print before and after, where the model came from, what was done and left alone, and the files written."""
     before, after = report["baseline"], report["compressed"]
     rows = [
         (label, quantity(name, before[name]), quantity(name, after[name]), ratio(report["ratios"][name]))
@@ -30,11 +31,23 @@ def show_summary(report: Mapping[str, Any], written: Sequence[Path]) -> None:
     if metric:
         difference = change(before["metric"], after["metric"])
         rows.append((metric["name"], score(before["metric"]), score(after["metric"]), difference))
-    show(table(["", ">before", ">after", ">ratio"], rows), "", *_facts(report, metric))
+    show(table(["", ">before", ">after", ">ratio"], rows), "", *_origin(lowered), *_facts(report, metric))
     refusals = _refusals(report["refusals"])
     if refusals:
         show("", "Left alone:", *refusals)
     show("", *(f"wrote {path}" for path in written))
+
+
+def _origin(lowered: Lowered | None) -> Iterator[str]:
+    """Which framework the model was lowered from, how close it came, and how many parameters have their place."""
+    if lowered is None or lowered.live is None:
+        return
+    bound = {name for binding in lowered.bindings for name in binding.parameters}
+    apart = "" if lowered.difference is None else f", largest difference {_short(lowered.difference)} of the scale"
+    yield (
+        f"lowered     from {lowered.live.framework}{apart}, {number(len(bound))} parameters bound to "
+        f"{number(len(lowered.bindings))} initializers"
+    )
 
 
 def _facts(report: Mapping[str, Any], metric: Mapping[str, Any] | None) -> Iterator[str]:

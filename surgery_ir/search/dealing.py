@@ -6,15 +6,17 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from numpy.typing import ArrayLike
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from surgery_ir.analysis.archive import read_archive
 from surgery_ir.analysis.samples import Samples, check_samples, require, split
 from surgery_ir.errors import DataError
 from surgery_ir.graph.model import Graph
 
-__all__ = ["Data", "Roles", "check_labels", "deal", "load_samples", "replayed_parts"]
+__all__ = ["Data", "Roles", "check_labels", "deal", "example_inputs", "load_samples", "replayed_parts"]
 
 Data = str | os.PathLike[str] | Mapping[str, ArrayLike] | Samples
 """Samples as a caller gives them: a path to an archive, arrays by input name, or samples."""
@@ -106,6 +108,21 @@ def deal(graph: Graph, data: Data, selection: Data | None, report: Data | None, 
     for part, name in ((calibration, "calibration"), (scored, "selection"), (final, "report")):
         require(part, LEAST[name], name)
     return Roles(calibration, scored, final, shares, selection_shares)
+
+
+def example_inputs(data: Data, labels: str | None, count: int = 2) -> dict[str, NDArray[Any]]:
+    """Give the first samples by input name, for models that have to be run before they are a graph.
+
+    Raises
+    ------
+    DataError
+        The samples cannot be read.
+    """
+    if isinstance(data, Samples):
+        arrays: Mapping[str, ArrayLike] = data.feeds
+    else:
+        arrays = data if isinstance(data, Mapping) else read_archive(Path(data))
+    return {name: np.asarray(array)[:count] for name, array in arrays.items() if name != labels}
 
 
 def check_labels(labels: str | None, *sets: Samples | None) -> None:
