@@ -98,7 +98,8 @@ class Result:
         Parameters
         ----------
         model
-            The module or the model that was lowered, or another one of the same architecture. It is changed in place.
+            The module or the model that was lowered, or another one of the same architecture and weights. It is changed
+            in place.
         provider
             Backend for the comparison of the two.
 

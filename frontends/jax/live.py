@@ -55,7 +55,8 @@ class LiveJax:
         import jax
 
         if self._compiled is None:
-            self._compiled = jax.jit(self._call)
+            # Each size of batch runs once or twice: code that is quick to make beats code that is quick to run.
+            self._compiled = jax.jit(self._call, compiler_options={"xla_backend_optimization_level": 0})
         arrays = [feeds[name] for name in self.inputs.arrays]
         try:
             found = self._compiled(tuple(self.model.read().values()), arrays)

@@ -67,6 +67,7 @@ def convert(
     given = [name for node, name in frozen.parameters.items() if node not in frozen.looped]
     _fill(graph, {name: values[name] for name in given})
     fold_sizes(graph, given)
+    _unfuse(graph)
     bindings.extend(bind(graph, given))
     return graph, tuple(sorted(bindings, key=lambda binding: binding.initializer))
 
@@ -216,6 +217,23 @@ def _fill(graph: Graph, values: Arrays) -> None:
         value.const_value = ir.tensor(array, name=value.name)
         value.shape, value.type = ir.Shape(array.shape), ir.TensorType(value.const_value.dtype)
         inner.register_initializer(value)
+
+
+def _unfuse(graph: Graph) -> None:
+    """Write a Gemm that has no bias as MatMul: tf2onnx makes one of an einsum, whose layer keeps its bias elsewhere."""
+    for node in list(graph.model.graph):
+        attributes = {name: item.value for name, item in node.attributes.items()}
+        plain = attributes.get("alpha", 1.0) == 1.0 and not attributes.get("transA")
+        if node.op_type != "Gemm" or not plain or (len(node.inputs) > 2 and node.inputs[2] is not None):
+            continue
+        if attributes.get("transB"):  # of a parameter, which is where it is folded
+            transpose = ir.node("Transpose", [node.inputs[1]], {"perm": [1, 0]}, name=f"{node.name}/weights")
+            transpose.outputs[0].name = f"{node.name}/weights:0"
+            graph.model.graph.insert_before(node, transpose)
+            node.replace_input_with(1, transpose.outputs[0])
+        node.op_type = "MatMul"
+        node.attributes.clear()
+        node.resize_inputs(2)
 
 
 def _name_axes(graph: Graph) -> None:
