@@ -3,17 +3,18 @@
 PYTHON ?= python3
 VENV   ?= .venv
 JOBS   ?= 2
+FRAMEWORKS ?= .venv-frameworks
 
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 BENCHES := $(filter-out __init__,$(basename $(notdir $(wildcard benchmarks/*.py))))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint bench wheel install clean
+.PHONY: help demo test test-all test-frontends lint bench wheel install clean
 .DELETE_ON_ERROR:
 
 help:  ## Print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(STAMP)  ## Compress the sample model (about two minutes) into build/demo
 	@mkdir -p build/demo
@@ -27,6 +28,9 @@ test: lint  ## Lint, type-check and run the tests, all but the slow ones
 
 test-all: lint  ## The same with the slow tests
 	@$(call pytest,)
+
+test-frontends: $(FRAMEWORKS)/.installed  ## Test the frontends, with PyTorch, TensorFlow and JAX in .venv-frameworks
+	@$(call pytest,-m 'not slow' tests/frontends tests/test_examples.py tests/test_docs.py,$(FRAMEWORKS)/bin)
 
 lint: $(STAMP)  ## ruff, mypy --strict and the import contracts
 	$(BIN)/ruff check --quiet .
@@ -46,15 +50,23 @@ wheel: $(STAMP)  ## Build the wheel into dist
 install: $(STAMP)  ## Create .venv with everything the other targets need
 
 clean:  ## Remove everything that make created
-	rm -rf .venv build dist *.egg-info .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-frameworks build dist *.egg-info .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One BLAS thread for each of the test processes: more would fight over the cores.
-pytest = OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) $(1)
+pytest = OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(or $(2),$(BIN))/python -m pytest -n $(JOBS) $(1)
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("surgery-ir needs Python 3.11 or newer: make PYTHON=/path/to/it" if sys.version_info < (3, 11) else 0)'
 	@echo "installing into $(VENV) (a minute or two, once)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+# PyTorch goes first and by its version: what else depends on it would bring a build for GPUs of several gigabytes.
+$(FRAMEWORKS)/.installed: pyproject.toml
+	@echo "installing PyTorch, TensorFlow and JAX into $(FRAMEWORKS) (some minutes, once)"
+	@$(PYTHON) -m venv $(FRAMEWORKS)
+	@$(FRAMEWORKS)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	@$(FRAMEWORKS)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,torch,tensorflow,jax]' transformers
 	@touch $@
