@@ -264,7 +264,8 @@ def _fault(proto: onnx.ModelProto, lowered: Lowered) -> str:
 
 def _cut(row: Row, source: Any, cell: Cell, folder: Path) -> Row:
     data, example = cell.data(), cell.example()
-    result = surgery_ir.apply(source, WEIGHTS, data, example_inputs=example)
+    pipeline = WEIGHTS.replace("{ratio", "{criterion=magnitude ratio") if row.model == "lstm" else WEIGHTS
+    result = surgery_ir.apply(source, pipeline, data, example_inputs=example)
     costs = result.report.baseline.nonzeros, result.report.compressed.nonzeros
     row = replace(row, cancelled=transposes(result.graph.to_proto()), cut=1 - costs[1] / costs[0])
     if row.framework in IN_MEMORY:

@@ -142,7 +142,7 @@ def test_explain_says_what_can_be_pruned_and_why_not(model: Path, capsys: pytest
     assert "no: first and last layers" in text
 
 
-def test_explain_names_operators_that_are_no_layers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_explain_shows_the_matrices_of_recurrent_operators(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "lstm.onnx"
     text = """
     net (float[3,N,2] x) => (float[3,1,N,4] y) <float[1,16,2] w, float[1,16,4] r> {
@@ -151,9 +151,9 @@ def test_explain_names_operators_that_are_no_layers(tmp_path: Path, capsys: pyte
     onnx.save(proto(text), path)
     assert main(["explain", str(path)]) == 1
     printed, failed = capsys.readouterr()
-    assert "There is no layer with constant weights" in printed
-    assert "Left alone" in printed
-    assert "operator LSTM has no rule" in printed
+    assert "0 of 2 layers can be pruned" in printed
+    assert re.search(r"cell +LSTM W +16 × 2 +32 +no: first and last layers are left dense", printed)
+    assert re.search(r"cell +LSTM R +16 × 4 +64 +no: first and last layers are left dense", printed)
     assert failed.splitlines()[-1].endswith("0 of 1 groups of units can be cut: 'y' is an output of the model")
 
 

@@ -19,7 +19,7 @@ from surgery_ir.graph.editor import WEIGHT_INPUTS
 from surgery_ir.graph.model import Graph
 from surgery_ir.graph.view import STANDARD, bodies
 
-__all__ = ["Geometry", "Layer", "Layers", "Skipped", "find_layers"]
+__all__ = ["Geometry", "Layer", "Layers", "Skipped", "find_ends", "find_layers"]
 
 WEIGHTED_OPERATORS = frozenset(WEIGHT_INPUTS) - {"Conv", "Gemm", "MatMul"}
 FLOATING = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
@@ -170,7 +170,7 @@ def find_layers(graph: Graph) -> Layers:
             layers.append(found)
         elif found is not None:
             skipped.append(Skipped(node.name or "", node.op_type, found))
-    first, last = _ends(graph, layers)
+    first, last = find_ends(graph, frozenset(layer.name for layer in layers))
     return Layers(tuple(layers), tuple(skipped), first, last)
 
 
@@ -354,9 +354,8 @@ def _ints(node: ir.Node, name: str, default: tuple[int, ...]) -> tuple[int, ...]
     return tuple(node.attributes[name].as_ints()) if name in node.attributes else default
 
 
-def _ends(graph: Graph, layers: list[Layer]) -> tuple[frozenset[str], frozenset[str]]:
-    """Layers that no layer feeds, and layers that feed none: one sweep forwards, one backwards."""
-    names = {layer.name for layer in layers}
+def find_ends(graph: Graph, names: frozenset[str]) -> tuple[frozenset[str], frozenset[str]]:
+    """Find which of the operators ``names`` none of them feeds, and which feed none: one sweep each way."""
     operators = list(graph.view().operators())
     fed: set[str] = set()
     first = set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 from surgery_ir.analysis.layers import Layer, find_layers
@@ -17,6 +18,7 @@ from surgery_ir.errors import PassError
 from surgery_ir.graph.edits import Edit
 from surgery_ir.passes.base import PassContext, Refusal, run_pass
 from surgery_ir.passes.coupled import find_coupling
+from surgery_ir.passes.prune.recurrent import RecurrentMatrix, recurrent_matrices
 from surgery_ir.passes.spec import format_pipeline, parse_pipeline
 from surgery_ir.report.text import UNKNOWN, number, percent
 
@@ -56,7 +58,8 @@ def run(options: argparse.Namespace) -> int:
             graph = outcome.graph
             refusals.extend(outcome.refusals)
             edits.extend(outcome.edits)
-    layers = _layers(find_layers(graph).layers, refusals, edits)
+    matrices = (found for found in recurrent_matrices(graph).values() if not isinstance(found, str))
+    layers = _layers([*find_layers(graph).layers, *chain.from_iterable(matrices)], refusals, edits)
     refused = [{"pass": item.pass_name, "nodes": list(item.nodes), "reason": item.reason} for item in refusals]
     explained = {
         "model": str(options.model),
@@ -79,7 +82,9 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _layers(layers: Sequence[Layer], refusals: Sequence[Refusal], edits: Sequence[Edit]) -> list[dict[str, Any]]:
+def _layers(
+    layers: Sequence[Layer | RecurrentMatrix], refusals: Sequence[Refusal], edits: Sequence[Edit]
+) -> list[dict[str, Any]]:
     pruned = {edit.where for edit in edits if edit.pruned}
     reasons: dict[str, list[dict[str, str]]] = {}
     for item in refusals:
@@ -88,7 +93,7 @@ def _layers(layers: Sequence[Layer], refusals: Sequence[Refusal], edits: Sequenc
     return [
         {
             "name": layer.name,
-            "op_type": layer.op_type,
+            "op_type": layer.op_type if isinstance(layer, Layer) else f"{layer.op_type} {layer.role}",
             "groups": layer.groups,
             "outputs": layer.outputs,
             "inputs": layer.inputs,
