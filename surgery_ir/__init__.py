@@ -20,9 +20,10 @@ from surgery_ir.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from surgery_ir.analysis.samples import Samples
-    from surgery_ir.compiler import Result, apply, compile, export
+    from surgery_ir.compiler import apply, compile, export
     from surgery_ir.errors import SurgeryError
     from surgery_ir.graph.model import Graph
+    from surgery_ir.result import Result
     from surgery_ir.search.goal import Goal
     from surgery_ir.search.policy import SearchPolicy
     from surgery_ir.search.profile import CompressionProfile
@@ -45,7 +46,7 @@ LAZY = {
     "CompressionProfile": "surgery_ir.search.profile",
     "Goal": "surgery_ir.search.goal",
     "Graph": "surgery_ir.graph.model",
-    "Result": "surgery_ir.compiler",
+    "Result": "surgery_ir.result",
     "Samples": "surgery_ir.analysis.samples",
     "SearchPolicy": "surgery_ir.search.policy",
     "SurgeryError": "surgery_ir.errors",

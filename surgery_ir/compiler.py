@@ -5,29 +5,28 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from surgery_ir.backends.base import Backend, backend
+from surgery_ir.backends.base import backend
 from surgery_ir.backends.evaluate import Score, find_metric
-from surgery_ir.errors import ConstraintError, DataError, ModelError, SpecError
+from surgery_ir.errors import ConstraintError, DataError, SpecError
 from surgery_ir.frontends.base import Lowered, Request
-from surgery_ir.frontends.load import is_onnx, live_model, load_model
 from surgery_ir.graph.model import Graph
-from surgery_ir.graph.serialize import write_model
 from surgery_ir.passes.base import Pass, PassContext, Progress, Refusal, silent
 from surgery_ir.passes.spec import create, parse_pipeline
 from surgery_ir.report import Candidate as Reported
 from surgery_ir.report import Report, Search
 from surgery_ir.report.measure import LATENCY_SECONDS, measure_both
+from surgery_ir.result import Result
 from surgery_ir.search.candidate import pareto_front
 from surgery_ir.search.dealing import Data, Roles, check_labels, deal, load_samples, replayed_parts
-from surgery_ir.search.dealing import example_inputs as first_inputs
 from surgery_ir.search.evaluator import Evaluator
 from surgery_ir.search.goal import Goal
 from surgery_ir.search.loop import Criteria, Found, search
+from surgery_ir.search.lowering import lower
 from surgery_ir.search.network import Network, Prefixes
 from surgery_ir.search.policy import SearchPolicy
 from surgery_ir.search.pool import PROLOGUE, budgets, default_pool, read_pool, weight_units
@@ -37,7 +36,6 @@ from surgery_ir.search.space import Space
 from surgery_ir.search.study import Study, digest_samples
 from surgery_ir.search.winner import CONFIRMING_SECONDS, Winner, choose
 from surgery_ir.version import __version__
-from surgery_ir.writeback import parameter_values, write
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -51,76 +49,6 @@ DEFAULT_BUDGET = 64
 """Candidates where neither a budget nor a time limit is given."""
 
 CLOSEST = 3
-
-
-@dataclass(frozen=True)
-class Result:
-    """A compressed model, how it came about, and what was measured.
-
-    Parameters
-    ----------
-    graph
-        The compressed model.
-    profile
-        The passes that were applied; applying it to the same model and data gives the same bytes.
-    report
-        What was measured.
-    policy
-        What the search learnt; ``None`` where nothing was searched.
-    lowered
-        The dense model as its frontend lowered it, with the way from each parameter to its initializer.
-    """
-
-    graph: Graph
-    profile: CompressionProfile
-    report: Report
-    policy: SearchPolicy | None = None
-    lowered: Lowered | None = field(default=None, repr=False)
-
-    @property
-    def plasticity(self) -> float:
-        """Connections created / connections pruned."""
-        return self.report.plasticity
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model, atomically.
-
-        Raises
-        ------
-        OutputError
-            It cannot be written; what stood there before is untouched.
-        """
-        write_model(self.graph, path)
-
-    def write_back(self, model: Model, provider: str = "onnxruntime") -> tuple[str, ...]:
-        """Put the new weights, zeros among them, into a model of the framework, which then computes what this one does.
-
-        Parameters
-        ----------
-        model
-            The module or the model that was lowered, or another one of the same architecture and weights. It is changed
-            in place.
-        provider
-            Backend for the comparison of the two.
-
-        Returns
-        -------
-        Names of the parameters that have new values.
-
-        Raises
-        ------
-        ModelError
-            Layers, channels or connections across layers were removed or created, which the model has no place for,
-            or it would compute something else. It is then as it was.
-        """
-        if self.lowered is None or self.lowered.live is None:
-            raise ModelError("the model was not lowered from a framework, there is nothing to write back to")
-        live = live_model(model, self.lowered)
-        runtime = backend(provider)
-        ctx = PassContext(self.lowered.graph, runtime)
-        values = parameter_values(self.lowered, self.graph, self.profile.passes, live.parameters(), ctx)
-        write(live, values, self.graph, self.lowered.feeds, runtime)
-        return tuple(values)
 
 
 def compile(
@@ -199,7 +127,7 @@ def compile(
     goal = goal or Goal()
     runtime = backend(provider)
     progress("lowering", 0, 0)
-    lowered = _lower(model, runtime, data, labels, example_inputs, dynamic_shapes, trust)
+    lowered = lower(model, Request(runtime, example_inputs, dynamic_shapes, trust), data, labels)
     dense = lowered.graph
     roles = deal(dense, data, selection_data, eval_data, labels, seed)
     pool = default_pool(goal) if passes is None else read_pool(passes, goal)
@@ -306,7 +234,7 @@ def apply(
     chosen, seed, source = passes.passes, passes.seed, passes.source
     runtime = backend(provider)
     progress("lowering", 0, 0)
-    lowered = _lower(model, runtime, data, labels, example_inputs, dynamic_shapes, trust)
+    lowered = lower(model, Request(runtime, example_inputs, dynamic_shapes, trust), data, labels)
     dense = lowered.graph
     samples = None if data is None else load_samples(data, labels, dense)
     judging = None if selection_data is None else load_samples(selection_data, labels, dense, "selection data")
@@ -379,20 +307,6 @@ def export(
         result = apply(model, "canonicalize" if passes is None else passes, data, **options)
     result.save(path)
     return result
-
-
-def _lower(
-    model: Model,
-    runtime: Backend,
-    data: Data | None,
-    labels: str | None,
-    example: Any,
-    dynamic_shapes: Any,
-    trust: bool,
-) -> Lowered:
-    if example is None and data is not None and not is_onnx(model):
-        example = first_inputs(data, labels)
-    return load_model(model, Request(runtime, example, dynamic_shapes, trust))
 
 
 def _agreement(lowered: Lowered) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from surgery_ir.analysis.runtime import Runtime
 from surgery_ir.cli.console import progress
 from surgery_ir.frontends.base import Lowered, Request
 from surgery_ir.frontends.load import is_onnx, load_model
-from surgery_ir.search.dealing import example_inputs
+from surgery_ir.search.lowering import lower as lower_on_samples
 
 __all__ = ["lower"]
 
@@ -24,8 +24,7 @@ def lower(model: Path, options: argparse.Namespace, runtime: Runtime) -> Lowered
     DataError
         The samples cannot be read.
     """
-    if is_onnx(model):
+    if is_onnx(model):  # which takes no time to speak of
         return load_model(model)
-    example = None if options.data is None else example_inputs(options.data, options.labels)
     with progress("lowering"):
-        return load_model(model, Request(runtime, example, trust=options.trust))
+        return lower_on_samples(model, Request(runtime, trust=options.trust), options.data, options.labels)
