@@ -1,0 +1,81 @@
+// A sparse matrix times the panels of a layer, tile by tile.
+#include <algorithm>
+
+#include "program/work.h"
+
+namespace sparse {
+
+MatrixWork::MatrixWork(const Step& step, const Item& item, const Memory& memory, const LaneOps& ops, int threads)
+    : step_(step),
+      item_(item),
+      plan_(step.kernel->plan()),
+      region_(*memory.region),
+      ops_(ops),
+      in_(memory.of(step.layer->inputs[0])),
+      out_(memory.of(step.layer->output)) {
+  if (step.layer->inputs.size() > 1) residual_ = memory.of(step.layer->inputs[1]);
+  tiles_ = (item.last - item.first + step.tile - 1) / step.tile;
+  // Tiles that the threads cannot deal evenly are shared by groups of outputs; what they pack is then packed by each.
+  if (tiles_ % threads != 0 && tiles_ < 4 * threads)
+    splits_ = std::min(static_cast<int64_t>(plan_.groups.size()), static_cast<int64_t>(threads));
+
+  int64_t widest = 0;
+  for (const Chunk& chunk : plan_.chunks) {
+    widest = std::max(widest, chunk.tap_end - chunk.tap_begin);
+    const int64_t rows = chunk.row_end - chunk.row_begin;
+    for (const TilePacks& packs : step_.packs) panel_bytes_ = std::max(panel_bytes_, packs.most * rows * kRowBytes);
+  }
+  tap_bytes_ = (step_.tile * widest * static_cast<int64_t>(sizeof(void*)) + 63) / 64 * 64;
+  if (quantized()) sum_bytes_ = step_.tile * plan_.outputs * kRowBytes;
+}
+
+void MatrixWork::run(size_t task) const {
+  const auto tile = static_cast<int64_t>(task) / splits_, split = static_cast<int64_t>(task) % splits_;
+  const auto groups = static_cast<int64_t>(plan_.groups.size());
+  const auto first_group = static_cast<size_t>(groups * split / splits_);
+  const auto last_group = static_cast<size_t>(groups * (split + 1) / splits_);
+  const int64_t first = item_.first + tile * step_.tile, last = std::min(item_.last, first + step_.tile);
+  std::byte* memory = scratch(static_cast<size_t>(panel_bytes_ + tap_bytes_ + sum_bytes_));
+  const void** taps = reinterpret_cast<const void**>(memory + panel_bytes_);
+  std::byte* sums = memory + panel_bytes_ + tap_bytes_;
+  for (size_t chunk = 0; chunk < plan_.chunks.size(); ++chunk) {
+    gather(chunk, first, last, memory, taps);
+    for (size_t group = first_group; group < last_group; ++group) {
+      KernelCall call;
+      call.chunk = chunk, call.group = group;
+      call.count = last - first;
+      call.taps = taps;
+      call.out_stride = plan_.outputs * kRowBytes;
+      call.out = quantized() ? sums : out_ + first * call.out_stride;
+      if (residual_ && !quantized()) call.residual = residual_ + first * call.out_stride;
+      call.residual_stride = call.out_stride;
+      step_.kernel->run(call);
+      if (quantized() && chunk + 1 == plan_.chunks.size()) requantize(plan_.groups[group], first, last, sums);
+    }
+  }
+}
+
+void MatrixWork::gather(size_t chunk, int64_t first, int64_t last, std::byte* panels, const void** taps) const {
+  const Chunk& part = plan_.chunks[chunk];
+  const size_t range = step_.range_of_chunk.empty() ? 0 : step_.range_of_chunk[chunk];
+  const TileRequest request{&step_,         in_,          first,          last,        range,
+                            part.tap_begin, part.tap_end, part.row_begin, part.row_end};
+  gather_tile(request, ops_, panels, taps);
+}
+
+void MatrixWork::requantize(const Group& group, int64_t first, int64_t last, const std::byte* sums) const {
+  const Value& value = region_.values[static_cast<size_t>(step_.layer->output)];
+  const Requantize how{step_.multipliers.data() + group.begin, step_.biases.data() + group.begin,
+                       step_.layer->activation, value.quantization};
+  Quantization residual;
+  if (residual_) residual = region_.values[static_cast<size_t>(step_.layer->inputs[1])].quantization;
+  for (int64_t block = first; block < last; ++block) {
+    const std::byte* from = sums + ((block - first) * plan_.outputs + group.begin) * kRowBytes;
+    const int64_t place = block * step_.out.block_bytes() + group.begin / 4 * kRowBytes;
+    ops_.requantize(reinterpret_cast<const int32_t*>(from), group.end - group.begin, how,
+                    residual_ ? reinterpret_cast<const uint8_t*>(residual_ + place) : nullptr, residual,
+                    reinterpret_cast<uint8_t*>(out_ + place));
+  }
+}
+
+}  // namespace sparse
