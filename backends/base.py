@@ -13,10 +13,13 @@ from surgery_ir.analysis.inputs import InputSpec
 from surgery_ir.errors import SpecError
 from surgery_ir.graph.model import Graph
 
-__all__ = ["Backend", "Capabilities", "Session", "backend", "backend_names"]
+__all__ = ["Backend", "Capabilities", "Session", "backend", "backend_names", "baseline_of"]
 
 ENTRY_POINTS = "surgery_ir.backends"
-BUILT_IN = {"onnxruntime": "surgery_ir.backends.onnxruntime:OnnxRuntimeBackend"}
+BUILT_IN = {
+    "onnxruntime": "surgery_ir.backends.onnxruntime:OnnxRuntimeBackend",
+    "sparse": "surgery_ir.backends.sparse:SparseBackend",
+}
 
 
 @dataclass(frozen=True)
@@ -31,11 +34,18 @@ class Capabilities:
         Whether ``load`` obeys its ``threads``.
     sparse_speedup
         Whether zeros in weights make a model faster.
+    patterns
+        Blocks of zeros that it is quicker with than with as many zeros anywhere, as ``prune-weights`` names them.
+    baseline
+        Backend that a model runs on where this one is of no use, if that is another one: dense models are measured
+        there, and passes, which load many models for a few runs each, work there.
     """
 
     version: str
     threads: bool = True
     sparse_speedup: bool = False
+    patterns: tuple[str, ...] = ()
+    baseline: str = ""
 
 
 class Session(runtime.Session, Protocol):
@@ -90,6 +100,8 @@ def backend(name: str) -> Backend:
     ------
     SpecError
         There is no backend of that name, or it cannot be imported.
+    BackendError
+        It needs a package that is not installed.
     """
     found: object
     if name in BUILT_IN:
@@ -106,3 +118,9 @@ def backend(name: str) -> Backend:
     if not isinstance(found, Backend):
         raise SpecError(f"the backend {name!r} ({type(found).__name__}) lacks name, capabilities or load")
     return found
+
+
+def baseline_of(runtime: Backend) -> Backend:
+    """Give the backend that dense models are measured on, for comparison with ``runtime``: that itself, mostly."""
+    name = runtime.capabilities.baseline
+    return backend(name) if name else runtime

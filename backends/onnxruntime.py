@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,9 @@ from surgery_ir.errors import BackendError
 from surgery_ir.graph import external, sparse
 from surgery_ir.graph.model import Graph
 
-__all__ = ["OnnxRuntimeBackend", "OnnxRuntimeSession"]
+__all__ = ["CPU", "OnnxRuntimeBackend", "OnnxRuntimeSession", "session_options"]
+
+CPU = "CPUExecutionProvider"
 
 ORT_ERRORS: tuple[type[Exception], ...] = (
     *(kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception)),
@@ -72,16 +74,22 @@ class OnnxRuntimeBackend:
         return Capabilities(version=str(ort.__version__))
 
     def load(self, graph: Graph, *, threads: int = 0) -> OnnxRuntimeSession:
-        options = ort.SessionOptions()
-        options.log_severity_level = SILENT
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.use_deterministic_compute = True
-        # Idle workers of one session would otherwise go on spinning on the cores that another session is timed on.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
+        options = session_options(threads)
         if not self.optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         return OnnxRuntimeSession(graph, options)
+
+
+def session_options(threads: int) -> ort.SessionOptions:
+    """Make the options that every session has, whatever its provider; ``threads`` = 0 leaves the number to it."""
+    options = ort.SessionOptions()
+    options.log_severity_level = SILENT
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.use_deterministic_compute = True
+    # Idle workers of one session would otherwise go on spinning on the cores that another session is timed on.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
 
 
 class OnnxRuntimeSession:
@@ -95,6 +103,8 @@ class OnnxRuntimeSession:
         Graph to load. Its weights are shared, not copied, whatever their size, and no file is written.
     options
         ONNX Runtime's options.
+    providers
+        ONNX Runtime's execution providers; the first that can runs an operator.
 
     Raises
     ------
@@ -102,7 +112,7 @@ class OnnxRuntimeSession:
         ONNX Runtime refuses the graph, or an input or every output is of a type that numpy lacks.
     """
 
-    def __init__(self, graph: Graph, options: ort.SessionOptions) -> None:
+    def __init__(self, graph: Graph, options: ort.SessionOptions, providers: Sequence[str] = (CPU,)) -> None:
         self.source = graph.source
         self.inputs: Mapping[str, InputSpec] = input_specs(graph)
         for name, spec in self.inputs.items():
@@ -111,7 +121,8 @@ class OnnxRuntimeSession:
         try:
             payload, self._weights = _split(graph)
             options.add_external_initializers(list(self._weights), list(self._weights.values()))
-            self._session = ort.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
+            # Where a provider fails, ONNX Runtime would otherwise print that and go on without it.
+            self._session = ort.InferenceSession(payload, options, providers=list(providers), enable_fallback=0)
         except ORT_ERRORS as error:
             raise BackendError(f"{self.source}: ONNX Runtime refuses the model: {_one_line(error)}") from error
         self.output_names = tuple(

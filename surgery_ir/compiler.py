@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from surgery_ir.backends.base import backend
+from surgery_ir.backends.base import backend, baseline_of
 from surgery_ir.backends.evaluate import Score, find_metric
 from surgery_ir.errors import ConstraintError, DataError, SpecError
 from surgery_ir.frontends.base import Lowered, Request
@@ -29,7 +29,7 @@ from surgery_ir.search.loop import Criteria, Found, search
 from surgery_ir.search.lowering import lower
 from surgery_ir.search.network import Network, Prefixes
 from surgery_ir.search.policy import SearchPolicy
-from surgery_ir.search.pool import PROLOGUE, budgets, default_pool, read_pool, weight_units
+from surgery_ir.search.pool import PROLOGUE, budgets, default_pool, patterns, read_pool, weight_units
 from surgery_ir.search.profile import CompressionProfile
 from surgery_ir.search.searcher import OPTIMIZER
 from surgery_ir.search.space import Space
@@ -102,7 +102,8 @@ def compile(
     seed
         Seed of everything random.
     provider
-        Backend that runs the models.
+        Backend that the compressed model is measured on. Passes, and the dense model that it is compared with, run on
+        that backend's baseline, where it has another one: ``sparse`` is compared with plain ONNX Runtime.
     workers
         Candidates at a time.
     study
@@ -126,14 +127,15 @@ def compile(
     start = time.perf_counter()
     goal = goal or Goal()
     runtime = backend(provider)
+    stock, able = baseline_of(runtime), runtime.capabilities
     progress("lowering", 0, 0)
-    lowered = lower(model, Request(runtime, example_inputs, dynamic_shapes, trust), data, labels)
+    lowered = lower(model, Request(stock, example_inputs, dynamic_shapes, trust), data, labels)
     dense = lowered.graph
     roles = deal(dense, data, selection_data, eval_data, labels, seed)
-    pool = default_pool(goal) if passes is None else read_pool(passes, goal)
+    pool = default_pool(goal, able.sparse_speedup) if passes is None else read_pool(passes, goal)
     prologue = tuple(create(name, {}) for name in PROLOGUE)
     judge = find_metric(metric or ("fidelity" if roles.selection.labels is None else "accuracy"))
-    ctx = PassContext(dense, runtime, roles.calibration, seed, selection=roles.selection)
+    ctx = PassContext(dense, stock, roles.calibration, seed, selection=roles.selection)
     kept = None if study is None else Study(study, _about(dense, roles, goal, judge.name, seed, provider))
     progress("loading", 0, 0)
     began = time.perf_counter()
@@ -143,7 +145,7 @@ def compile(
     reserve = 2.5 * (time.perf_counter() - began) * len(roles.report) / len(roles.selection) + 1.5 * LATENCY_SECONDS
     reserve += 1.5 * CONFIRMING_SECONDS if goal.minimize == "latency" else 0.0
     units = weight_units(evaluator.networks.apply(prologue).graph)
-    space = Space(pool, prologue, lambda _: units, budgets=budgets(goal))
+    space = Space(pool, prologue, lambda _: units, budgets=budgets(goal), texts=patterns(goal, able.patterns))
     if budget is None and time_limit is None:
         budget = DEFAULT_BUDGET
     criteria = Criteria(budget, time_limit, reserve, start=start)
@@ -171,6 +173,7 @@ def compile(
             seconds=time.perf_counter() - start,
             seed=seed,
             optimizer=OPTIMIZER,
+            cut_short=evaluator.cut_short,
         ),
     )
     return Result(network.graph, chosen, report, found.policy, lowered)
@@ -214,7 +217,8 @@ def apply(
     seed
         Seed of everything random; a profile's own takes precedence.
     provider
-        Backend that runs the models.
+        Backend that the compressed model is measured on. Passes, and the dense model that it is compared with, run on
+        that backend's baseline, where it has another one: ``sparse`` is compared with plain ONNX Runtime.
     progress
         Told how far a pass has come.
     example_inputs
@@ -233,8 +237,9 @@ def apply(
         passes = CompressionProfile(parse_pipeline(passes) if isinstance(passes, str) else tuple(passes), seed)
     chosen, seed, source = passes.passes, passes.seed, passes.source
     runtime = backend(provider)
+    stock = baseline_of(runtime)
     progress("lowering", 0, 0)
-    lowered = lower(model, Request(runtime, example_inputs, dynamic_shapes, trust), data, labels)
+    lowered = lower(model, Request(stock, example_inputs, dynamic_shapes, trust), data, labels)
     dense = lowered.graph
     samples = None if data is None else load_samples(data, labels, dense)
     judging = None if selection_data is None else load_samples(selection_data, labels, dense, "selection data")
@@ -244,7 +249,7 @@ def apply(
         if item.needs_samples and samples is None:
             raise DataError(f"{item.name} needs sample inputs: give it data")
     calibration, selection = replayed_parts(samples, judging, passes.shares, passes.selection_shares, seed)
-    ctx = PassContext(dense, runtime, calibration, seed, progress=progress, selection=selection)
+    ctx = PassContext(dense, stock, calibration, seed, progress=progress, selection=selection)
     network = Prefixes(dense, ctx).apply(chosen)
     judge = find_metric(metric or ("fidelity" if final is None or final.labels is None else "accuracy"))
     measured = measure_both(dense, network, runtime, final, judge, example=final or samples)

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 
+from surgery_ir.backends.latency import Latency
 from surgery_ir.cli import main
 from surgery_ir.cli import outputs as outputs_module
 from surgery_ir.cli.console import progress, show, table
@@ -22,6 +23,7 @@ from surgery_ir.cli.parser import EXAMPLES, build_parser
 from surgery_ir.errors import OutputError
 from surgery_ir.passes import registry
 from tests.harness import proto
+from tests.recording import install
 from tests.search.toys import Regrow
 from tests.test_report import FIELDS, mismatch
 
@@ -205,7 +207,29 @@ def test_bench_compares_to_the_first(model: Path, data: Path, capsys: pytest.Cap
     assert found["batch"] == 3
     assert found["models"][0]["ratio"] == 1.0
     assert all(item["low_ms"] <= item["median_ms"] <= item["high_ms"] for item in found["models"])
-    assert "1.00×" in run(capsys, *arguments, "--data", data)
+    assert found["provider"] == found["baseline"]["provider"] == "onnxruntime"
+    text = run(capsys, *arguments, "--data", data)
+    assert "1.00×" in text
+    assert "against" not in text
+
+
+def test_bench_compares_a_provider_with_its_baseline(
+    model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recording = install(monkeypatch)
+    times = [Latency(ms, ms, ms, (ms,)) for ms in (2.0, 4.0, 8.0)]
+    monkeypatch.setattr("surgery_ir.cli.bench.measure", lambda sessions, feeds, seconds: times[: len(sessions)])
+    arguments = ["bench", model, model, "--threads", "1", "--provider", "recording"]
+    found = json.loads(run(capsys, *arguments, "--json"))
+    assert found["provider"] == "recording"
+    assert (found["baseline"]["provider"], found["baseline"]["median_ms"]) == ("onnxruntime", 8.0)
+    assert len(recording.loaded) == 2
+    assert [item["ratio"] for item in found["models"]] == [1.0, 0.5]
+    assert [item["ratio_to_baseline"] for item in found["models"]] == [4.0, 2.0]
+    header, _, *rows = run(capsys, *arguments).splitlines()[2:]
+    assert header.endswith("against onnxruntime")
+    assert f"{model} on onnxruntime" in rows[0]
+    assert len(rows) == 3
 
 
 def test_bench_refuses_models_with_other_inputs(

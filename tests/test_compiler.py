@@ -21,6 +21,7 @@ from surgery_ir.search.goal import Goal
 from surgery_ir.search.policy import SearchPolicy
 from surgery_ir.search.profile import CompressionProfile
 from tests import harness
+from tests.recording import install
 from tests.search.toys import Regrow
 
 NET = """
@@ -160,6 +161,49 @@ def test_what_gets_no_quicker_stays_as_it_is_and_says_so(monkeypatch: pytest.Mon
     result = narrower(Goal("latency", max_drop=0.3), passes="prune-channels{multiple=8},repair")
     assert result.report.compressed.macs == result.report.baseline.macs
     assert any("measurably less latency" in item.reason for item in result.report.refusals)
+
+
+def test_a_provider_runs_what_is_measured_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passes and the dense model stay on what the provider is compared with; both models are timed on both."""
+    monkeypatch.setattr("surgery_ir.search.evaluator.TIMING_SECONDS", 0.001)
+    monkeypatch.setattr("surgery_ir.search.evaluator.ratio", lambda candidate, baseline: 0.5)
+    monkeypatch.setattr("surgery_ir.search.winner.CONFIRMING_SECONDS", 0.001)
+    recording = install(monkeypatch)
+    result = smaller(6, goal=Goal("latency", max_drop=0.5), provider="recording")
+    report = result.report.to_json()
+    assert (report["provider"], report["baseline_provider"]) == ("recording", "onnxruntime")
+    times = report["latencies_ms"]
+    assert times["baseline"].keys() == times["compressed"].keys() == {"onnxruntime", "recording"}
+    assert report["baseline"]["latency_ms"] == times["baseline"]["onnxruntime"]
+    assert report["compressed"]["latency_ms"] == times["compressed"]["recording"]
+    assert result.policy is not None
+    assert {"prune-weights/strength", "prune-weights#1.pattern"} <= result.policy.beliefs.keys()
+
+    dense = harness.graph(NET).fingerprint()
+    small = result.graph.fingerprint()
+    assert recording.loaded[-3:] == [(small, 0), (dense, 1), (small, 1)], "for the report"
+    assert len(recording.loaded[:-3]) <= 2 * 6 + 1, "six candidates scored and timed, the winner timed again"
+    replayed = apply(harness.proto(NET), result.profile, inputs(), provider="onnxruntime")
+    assert content(replayed.graph) == content(result.graph)
+
+
+def test_apply_measures_on_a_provider_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("surgery_ir.report.measure.LATENCY_SECONDS", 0.01)
+    recording = install(monkeypatch)
+    pipeline = "prune-weights,repair"
+    found = apply(harness.proto(NET), pipeline, inputs(), eval_data=inputs(60, 3), provider="recording")
+    dense, small = harness.graph(NET).fingerprint(), found.graph.fingerprint()
+    assert recording.loaded == [(small, 0), (dense, 1), (small, 1)]
+    assert found.report.latencies.provider == "recording"
+    assert content(found.graph) == content(apply(harness.proto(NET), pipeline, inputs()).graph)
+
+
+def test_patterns_are_not_searched_where_time_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch)
+    result = smaller(3, provider="recording")
+    assert result.policy is not None
+    assert not any("pattern" in name for name in result.policy.beliefs)
+    assert content(result.graph) == content(smaller(3).graph)
 
 
 def test_files_in_and_out(tmp_path: Path) -> None:

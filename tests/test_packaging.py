@@ -72,7 +72,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of what the build reads, so that building leaves nothing in the repository."""
     copy = tmp_path_factory.mktemp("packaging") / "checkout"
     copy.mkdir()
-    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "build")
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "build", ".venv")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy2(ROOT / name, copy)
     for name in ("surgery_ir", *LINKED):
@@ -121,6 +121,15 @@ def test_wheel_by_way_of_the_source_archive_is_the_same(checkout: Path, wheel: P
     again = build("build_wheel", tmp_path / archive.name.removesuffix(".tar.gz"), tmp_path / "wheel")
     with zipfile.ZipFile(wheel) as one, zipfile.ZipFile(again) as other:
         assert sorted(one.namelist()) == sorted(other.namelist())
+
+
+def test_the_provider_is_a_distribution_of_its_own(checkout: Path, tmp_path: Path) -> None:
+    """It lies in a folder of backends, and neither archive holds any of it."""
+    assert (ROOT / "backends" / "sparse_ep" / "pyproject.toml").exists()
+    with tarfile.open(build("build_sdist", checkout, tmp_path / "sdist")) as packed:
+        assert [name for name in packed.getnames() if "sparse_ep" in name] == []
+    with zipfile.ZipFile(build("build_wheel", checkout, tmp_path / "built")) as archive:
+        assert [name for name in archive.namelist() if "sparse_ep" in name] == []
 
 
 def test_versions_agree(wheel: Path) -> None:

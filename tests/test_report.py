@@ -14,9 +14,9 @@ from surgery_ir.analysis.fidelity import Fidelity
 from surgery_ir.backends.scores import Score
 from surgery_ir.graph.edits import Connections, Edit
 from surgery_ir.passes.base import Refusal
-from surgery_ir.report import Candidate, Measurement, Report, Search, compare_layers, render_html
+from surgery_ir.report import Candidate, Latencies, Measurement, Report, Search, compare_layers, render_html
 from surgery_ir.report.plot import Point, scatter
-from surgery_ir.report.text import change, file_size, ratio, score
+from surgery_ir.report.text import against, change, file_size, ratio, score
 
 NUMBER = (int, float)
 MAYBE = (int, float, type(None))
@@ -47,9 +47,20 @@ FIELDS: dict[str, Any] = {
             "plasticity": NUMBER,
         }
     ],
-    "search": {"evaluated": int, "refused": int, "failed": int, "seconds": NUMBER, "seed": int, "optimizer": str},
+    "search": {
+        "evaluated": int,
+        "refused": int,
+        "failed": int,
+        "seconds": NUMBER,
+        "seed": int,
+        "optimizer": str,
+        "cut_short": int,
+    },
     "verified": dict,
     "layers": [{"name": str, "op_type": str, "baseline": LAYER, "compressed": LAYER, **CHANGED}],
+    "provider": str,
+    "baseline_provider": str,
+    "latencies_ms": {"baseline": dict, "compressed": dict},
     "versions": dict,
 }
 """Field by field what the JSON form holds; others read it, so a change here is a change of an interface."""
@@ -147,6 +158,28 @@ def test_page_shows_where_connections_were_created(report: Report) -> None:
     assert re.findall('width="(.*?)"', rows[1][4]) == ["6.67", "0.13"]
     (applied,) = re.findall("<h2>What was applied</h2>.*?</table>", page)
     assert re.findall("<td.*?>(.*?)</td>", applied)[-5:] == ["repair", "1 set-weights", "0", "4", "0.005"]
+
+
+def test_two_providers_are_told_apart(report: Report) -> None:
+    times = {"onnxruntime": 1.5, "sparse": 1.6}
+    two = replace(report, latencies=Latencies("sparse", "onnxruntime", times, {"onnxruntime": 1.45, "sparse": 0.25}))
+    plain = two.to_json()
+    assert plain["provider"] == "sparse"
+    assert plain["latencies_ms"]["compressed"]["sparse"] == 0.25
+    assert two.latencies.pair() == (1.5, 0.25)
+    text = (
+        "sparse against the dense model on onnxruntime; "
+        "the dense model on sparse takes 1.6 ms, this one on onnxruntime 1.45 ms"
+    )
+    assert against(plain) == text
+    assert f"Latency of {text}." in render_html(plain)
+
+
+@pytest.mark.parametrize("latencies", [Latencies(), Latencies("sparse"), Latencies(baseline={"onnxruntime": 1.0})])
+def test_nothing_is_said_of_one_provider_or_of_what_was_not_timed(report: Report, latencies: Latencies) -> None:
+    plain = replace(report, latencies=latencies).to_json()
+    assert against(plain) == ""
+    assert "Latency of" not in render_html(plain)
 
 
 def test_page_shows_no_plasticity_where_nothing_was_created(report: Report) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from surgery_ir.analysis.layers import Layer, find_layers
 from surgery_ir.analysis.samples import check_samples, read_samples
-from surgery_ir.backends.base import backend
+from surgery_ir.backends.base import backend, baseline_of
 from surgery_ir.cli.console import progress, show, table
 from surgery_ir.cli.models import lower
 from surgery_ir.cli.outputs import json_bytes
@@ -34,7 +34,7 @@ PROLOGUE = "canonicalize"
 def run(options: argparse.Namespace) -> int:
     """Print every group of units that can be cut, every layer that the passes prune, and every refusal."""
     passes = parse_pipeline(options.passes or DEFAULT)
-    runtime = backend(options.provider)
+    runtime = baseline_of(backend(options.provider))
     graph = lower(options.model, options, runtime).graph
     samples = None
     if options.data is not None:

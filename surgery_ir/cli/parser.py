@@ -25,6 +25,7 @@ EXAMPLES = {
       --selection-data labelled.npz --eval-data test.npz --labels label --max-drop 0.01
   surgery-ir compile model.onnx -o small.onnx --data inputs.npz --target 'macs<=0.5' --target 'plasticity>=0.05'
   surgery-ir compile model.onnx -o small.onnx --data inputs.npz --policy learnt.yaml --policy-out learnt.yaml
+  surgery-ir compile model.onnx -o small.onnx --data inputs.npz --minimize latency --provider sparse
   surgery-ir compile model.keras -o small.onnx --data inputs.npz --time-limit 300
   surgery-ir compile package.module:function -o small.onnx --data inputs.npz
 """,
@@ -57,6 +58,7 @@ EXAMPLES = {
   surgery-ir bench model.onnx small.onnx
   surgery-ir bench model.onnx small.onnx --batch 32 --threads 1
   surgery-ir bench model.onnx small.onnx --data inputs.npz
+  surgery-ir bench model.onnx small.onnx --provider sparse
   surgery-ir bench model.tflite small.onnx
 """,
 }
@@ -263,7 +265,10 @@ def _seed(parser: argparse._ActionsContainer) -> None:
 
 def _runtime(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
-        "--provider", default="onnxruntime", metavar="NAME", help="what runs the models (default: %(default)s)"
+        "--provider",
+        default="onnxruntime",
+        metavar="NAME",
+        help="what runs the models: onnxruntime, sparse, or a plug-in's (default: %(default)s)",
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from surgery_ir.cli.console import show, table
 from surgery_ir.frontends.base import Lowered
-from surgery_ir.report.text import LABELS, change, number, percent, quantity, ratio, score, spread
+from surgery_ir.report.text import LABELS, against, change, number, percent, quantity, ratio, score, spread
 
 __all__ = ["show_summary"]
 
@@ -63,14 +63,18 @@ def _facts(report: Mapping[str, Any], metric: Mapping[str, Any] | None) -> Itera
             f"fidelity    same answer on {percent(fidelity['top1_agreement'])}, KL {_short(fidelity['kl'])}, "
             f"largest difference {_short(fidelity['max_abs'])}"
         )
+    compared = against(report)
+    if compared:
+        yield f"latency     of {compared}"
     if metric:
         error = report["verified"].get("standard_error")
         sure = "" if error is None else f", the difference has a standard error of {spread(metric['name'], error)}"
         yield f"measured    on {number(metric['samples'])} samples{sure}"
     if search:
+        ended = f", {number(search['cut_short'])} cut short" if search["cut_short"] else ""
         yield (
             f"search      {number(search['evaluated'])} candidates evaluated, {number(search['refused'])} refused, "
-            f"{number(search['failed'])} failed, in {search['seconds']:.0f} s (seed {search['seed']})"
+            f"{number(search['failed'])} failed{ended}, in {search['seconds']:.0f} s (seed {search['seed']})"
         )
 
     if report["verified"].get("profile_made_for_this_model") is False:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from surgery_ir.report.attribution import adds_up, connections_by_layer, count_connections
-from surgery_ir.report.data import Candidate, Layer, Measurement, Report, Search, compare_layers, versions
+from surgery_ir.report.data import Candidate, Latencies, Layer, Measurement, Report, Search, compare_layers, versions
 from surgery_ir.report.html import render_html
 
 __all__ = [
     "Candidate",
+    "Latencies",
     "Layer",
     "Measurement",
     "Report",

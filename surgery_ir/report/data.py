@@ -18,11 +18,12 @@ from surgery_ir.graph.edits import Connections, Edit, connections, plasticity, t
 from surgery_ir.passes.base import Refusal
 from surgery_ir.version import __version__
 
-__all__ = ["Candidate", "Layer", "Measurement", "Report", "Search", "compare_layers", "versions"]
+__all__ = ["Candidate", "Latencies", "Layer", "Measurement", "Report", "Search", "compare_layers", "versions"]
 
 RATIOS = ("params", "nonzeros", "bytes", "macs", "latency_ms")
 NONE = Connections()
 DISTRIBUTIONS = ("onnx", "onnxruntime", "onnx-ir", "numpy", "nevergrad")
+SPARSE = "onnxruntime-ep-sparse"
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,30 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class Latencies:
+    """What was timed where: median milliseconds of one run by backend, all of them in turns.
+
+    Parameters
+    ----------
+    provider
+        Backend that the compressed model is for.
+    baseline_provider
+        Backend of the dense model that it is compared with.
+    baseline, compressed
+        Times of the two models, on both backends where these are two; empty where nothing was timed.
+    """
+
+    provider: str = "onnxruntime"
+    baseline_provider: str = "onnxruntime"
+    baseline: Mapping[str, float] = field(default_factory=dict)
+    compressed: Mapping[str, float] = field(default_factory=dict)
+
+    def pair(self) -> tuple[float | None, float | None]:
+        """Give what is compared: the dense model on its backend, and the compressed one on that which it is for."""
+        return self.baseline.get(self.baseline_provider), self.compressed.get(self.provider)
+
+
+@dataclass(frozen=True)
 class Candidate:
     """A candidate on the Pareto front; its metric is that of the selection samples."""
 
@@ -78,7 +103,10 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Search:
-    """How the search went: candidates by outcome, seconds, and what it can be repeated with."""
+    """How the search went: candidates by outcome, seconds, and what it can be repeated with.
+
+    ``cut_short`` are those that the time limit ended, which ``failed`` does not count.
+    """
 
     evaluated: int
     refused: int
@@ -86,6 +114,7 @@ class Search:
     seconds: float
     seed: int
     optimizer: str
+    cut_short: int = 0
 
 
 @dataclass(frozen=True)
@@ -142,6 +171,9 @@ class Report:
         Checks that the written model passed, by name.
     layers
         Operators before and after.
+    latencies
+        What was timed, and on which backends. The latency of ``baseline`` is that of the dense model on the baseline
+        provider.
     """
 
     model: str
@@ -156,6 +188,7 @@ class Report:
     search: Search | None = None
     verified: Mapping[str, Any] = field(default_factory=dict)
     layers: tuple[Layer, ...] = field(default=(), repr=False)
+    latencies: Latencies = field(default_factory=Latencies)
 
     @property
     def plasticity(self) -> float:
@@ -198,6 +231,9 @@ class Report:
             "search": None if self.search is None else asdict(self.search),
             "verified": self.verified,
             "layers": [item.to_json(total) for item in self.layers],
+            "provider": self.latencies.provider,
+            "baseline_provider": self.latencies.baseline_provider,
+            "latencies_ms": {"baseline": self.latencies.baseline, "compressed": self.latencies.compressed},
             "versions": versions(),
         }
         strict: dict[str, Any] = _strict(plain)
@@ -229,12 +265,21 @@ def compare_layers(
 
 @cache
 def versions() -> Mapping[str, str]:
-    """Versions of Python, of this package and of what computes the numbers."""
+    """Versions of Python, of this package, of what computes the numbers, and of providers that are installed."""
     return {
         "surgery-ir": __version__,
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in DISTRIBUTIONS},
+        **_optional_versions(),
     }
+
+
+def _optional_versions() -> dict[str, str]:
+    """Version of the sparse provider where it is installed."""
+    try:
+        return {SPARSE: metadata.version(SPARSE)}
+    except metadata.PackageNotFoundError:
+        return {}
 
 
 def _ratio(before: float | None, after: float | None) -> float | None:

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from surgery_ir.report.plot import Point, balance, bar, scatter
-from surgery_ir.report.text import LABELS, SHARES, UNKNOWN, change, number, percent, quantity, ratio, score
+from surgery_ir.report.text import LABELS, SHARES, UNKNOWN, against, change, number, percent, quantity, ratio, score
 
 __all__ = ["render_html"]
 
@@ -86,9 +86,11 @@ def _summary(report: Mapping[str, Any]) -> str:
     shown = "".join(
         f'<div class="tile"><b>{escape(value)}</b>{escape(label)}</div>' for value, label in tiles if value != UNKNOWN
     )
+    compared = against(report)
+    note = f'<div class="soft">Latency of {escape(compared)}.</div>' if compared else ""
     return (
         f'<h1>{escape(str(report["model"]))}</h1><div class="soft">compressed by surgery-ir</div>'
-        f'<div class="tiles">{shown}</div>{_table(["", "before", "after", "ratio"], rows, numeric=3)}'
+        f'<div class="tiles">{shown}</div>{_table(["", "before", "after", "ratio"], rows, numeric=3)}{note}'
     )
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from surgery_ir.analysis.cost import cost
 from surgery_ir.analysis.samples import Samples
 from surgery_ir.analysis.trace import sample_shapes
-from surgery_ir.backends.base import Backend
+from surgery_ir.backends.base import Backend, baseline_of
 from surgery_ir.backends.evaluate import Fidelity, Metric, Score, difference, fidelity, predict
 from surgery_ir.backends.latency import measure
 from surgery_ir.graph.model import Graph
 from surgery_ir.report.attribution import adds_up, connections_by_layer
-from surgery_ir.report.data import Measurement, compare_layers
+from surgery_ir.report.data import Latencies, Measurement, compare_layers
 from surgery_ir.search.network import Network
 
 __all__ = ["LATENCY_SECONDS", "measure_both"]
@@ -33,12 +35,14 @@ def measure_both(
 ) -> dict[str, Any]:
     """Measure both models on the same samples and in turns; give fields of a report.
 
-    ``example`` tells the sizes of open axes where there are no samples to measure on.
+    The baseline is the dense model on the backend that ``runtime`` is compared with. Where these are two, both models
+    are timed on both. ``example`` tells the sizes of open axes where there are no samples to measure on.
     """
     compressed = network.graph
-    sessions = [runtime.load(dense), runtime.load(compressed)]
+    stock = baseline_of(runtime)
+    sessions = [stock.load(dense), runtime.load(compressed)]
     scores: list[Score | None] = [None, None]
-    latencies: list[float | None] = [None, None]
+    latencies = Latencies(runtime.name, stock.name)
     verified: dict[str, Any] = {"loads": True, "connections_add_up": adds_up(network.edits, dense, compressed)}
     faithful: Fidelity | None = None
     if samples is not None:
@@ -53,13 +57,12 @@ def measure_both(
             "standard_error": gap.standard_error,
         }
         feeds = next(samples.take(1).batches(dense, 1)).feeds
-        timed = [runtime.load(graph, threads=1) for graph in (dense, compressed)]
-        latencies = [item.median_ms for item in measure(timed, feeds, seconds=LATENCY_SECONDS)]
-    shapes = [_shapes(graph, runtime, samples or example) for graph in (dense, compressed)]
+        latencies = _latencies(dense, compressed, runtime, stock, feeds)
+    shapes = [_shapes(graph, stock, samples or example) for graph in (dense, compressed)]
     costs = [cost(graph, known) for graph, known in zip((dense, compressed), shapes, strict=True)]
     baseline, smaller = (
         Measurement(total.params, total.nonzeros, total.bytes, total.macs, latency, score)
-        for total, latency, score in zip(costs, latencies, scores, strict=True)
+        for total, latency, score in zip(costs, latencies.pair(), scores, strict=True)
     )
     return {
         "model": dense.source,
@@ -67,11 +70,26 @@ def measure_both(
         "compressed": smaller,
         "fidelity": faithful,
         "verified": verified,
+        "latencies": latencies,
         "edits": network.edits,
         "layers": compare_layers(
             costs[0].layers, costs[1].layers, connections_by_layer(network.edits, dense, compressed)
         ),
     }
+
+
+def _latencies(
+    dense: Graph, compressed: Graph, runtime: Backend, stock: Backend, feeds: Mapping[str, NDArray[Any]]
+) -> Latencies:
+    """Time both models on both backends, all in turns."""
+    backends = {item.name: item for item in (stock, runtime)}
+    timed = [item.load(graph, threads=1) for graph in (dense, compressed) for item in backends.values()]
+    times = [item.median_ms for item in measure(timed, feeds, seconds=LATENCY_SECONDS)]
+    before, after = times[: len(backends)], times[len(backends) :]
+    names = tuple(backends)
+    return Latencies(
+        runtime.name, stock.name, dict(zip(names, before, strict=True)), dict(zip(names, after, strict=True))
+    )
 
 
 def _shapes(graph: Graph, runtime: Backend, samples: Samples | None) -> dict[str, tuple[int, ...]] | None:

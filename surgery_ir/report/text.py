@@ -9,6 +9,7 @@ __all__ = [
     "LABELS",
     "SHARES",
     "UNKNOWN",
+    "against",
     "change",
     "file_size",
     "number",
@@ -98,3 +99,15 @@ def change(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) ->
 def spread(name: str, value: float) -> str:
     """Give the error of a difference of two values of the metric ``name``."""
     return f"{100 * value:.2f} points" if name in SHARES else f"{value:.2g}"
+
+
+def against(report: Mapping[str, Any]) -> str:
+    """Say which latencies are compared, where they are of two backends; else nothing."""
+    own, other, times = report["provider"], report["baseline_provider"], report["latencies_ms"]
+    if own == other or not times["baseline"]:
+        return ""
+    before, after = times["baseline"], times["compressed"]
+    return (
+        f"{own} against the dense model on {other}; the dense model on {own} takes "
+        f"{quantity('latency_ms', before[own])}, this one on {other} {quantity('latency_ms', after[other])}"
+    )

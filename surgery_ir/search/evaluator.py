@@ -14,7 +14,7 @@ from dataclasses import replace
 from surgery_ir.analysis.cost import Cost, LayerCost, cost
 from surgery_ir.analysis.samples import Samples
 from surgery_ir.analysis.trace import sample_shapes
-from surgery_ir.backends.base import Backend
+from surgery_ir.backends.base import Backend, baseline_of
 from surgery_ir.backends.evaluate import Metric
 from surgery_ir.backends.latency import measure, ratio
 from surgery_ir.errors import SurgeryError
@@ -35,6 +35,17 @@ WITHOUT_HOPE = 256
 
 TIMING_SECONDS = 1.0
 
+CUT_SHORT = "cut short by the time limit"
+
+
+class OutOfTime(Exception):
+    """Raised out of a pass that works on a candidate when time is up; no pass may take it for a failure of its own."""
+
+
+def never() -> bool:
+    """Tell that time is not up."""
+    return False
+
 
 class Evaluator:
     """Turns profiles into candidates. Each profile is evaluated once, each prefix of passes applied once.
@@ -46,7 +57,7 @@ class Evaluator:
     ctx
         Context of the passes, with the calibration samples; it is not asked to prove anything.
     backend
-        Runs the candidates.
+        Runs the candidates; the dense model runs on the backend that it is compared with.
     selection
         Samples that candidates are scored on.
     metric
@@ -79,13 +90,16 @@ class Evaluator:
         self.prologue = prologue
         self.workers = 1 if goal.needs_latency else max(1, workers)
         self.seen: dict[str, Candidate] = {}
-        self.networks = Prefixes(graph, replace(ctx, prove=False))
+        self._progress = ctx.progress
+        self._over = never
+        self.networks = Prefixes(graph, replace(ctx, prove=False, progress=self._check_time))
         self._study = study
-        dense = backend.load(graph)
-        self._timed = backend.load(graph, threads=1) if goal.needs_latency else dense
+        self._stock = baseline_of(backend)
+        dense = self._stock.load(graph)
+        self._timed = self._stock.load(graph, threads=1) if goal.needs_latency else dense
         self.scorer = Scorer(dense, selection, metric, goal.max_drop, ctx.seed)
         self._feeds = next(iter(selection.take(1).batches(graph, 1))).feeds
-        self._costs = _quantities(cost(graph, sample_shapes(graph, backend, self._feeds)))
+        self._costs = _quantities(cost(graph, sample_shapes(graph, self._stock, self._feeds)))
 
     @property
     def evaluated(self) -> int:
@@ -95,7 +109,12 @@ class Evaluator:
     @property
     def failed(self) -> int:
         """Profiles that could not be applied or run."""
-        return sum(bool(item.failure) for item in self.seen.values())
+        return sum(item.failure not in ("", CUT_SHORT) for item in self.seen.values())
+
+    @property
+    def cut_short(self) -> int:
+        """Profiles whose evaluation was given up, or not begun, because time was up."""
+        return sum(item.failure == CUT_SHORT for item in self.seen.values())
 
     @property
     def refused(self) -> int:
@@ -103,35 +122,56 @@ class Evaluator:
         return sum(item.refused for item in self.seen.values())
 
     def evaluate(
-        self, profiles: Sequence[Sequence[Pass]], tick: Callable[[int], None] = lambda done: None
+        self,
+        profiles: Sequence[Sequence[Pass]],
+        tick: Callable[[int], None] = lambda done: None,
+        over: Callable[[], bool] = never,
     ) -> list[Candidate]:
         """Give the candidate of each profile, in order.
 
         A candidate that cannot be applied or run is counted and says why; it does not stop the search. ``tick`` is
-        told how many were newly evaluated, whenever one more is.
+        told how many were newly evaluated, whenever one more is. ``over`` tells whether time is up: what has not been
+        applied by then is cut short, at the next layer that a pass comes to. That holds for these profiles alone.
         """
         texts = [format_pipeline(passes) for passes in profiles]
         fresh = {text: passes for text, passes in zip(texts, profiles, strict=True) if text not in self.seen}
         known = {text: self._study.known[text] for text in fresh if self._study and text in self._study.known}
         missing = {text: passes for text, passes in fresh.items() if text not in known}
-        if self.workers == 1 or len(missing) < 2:
-            known.update(_counted(map(self._try, missing.values()), tick))
-        else:
-            with ThreadPoolExecutor(min(self.workers, len(missing)), "candidate") as pool:
-                known.update(_counted(pool.map(self._try, missing.values()), tick))
+        self._over = over
+        try:
+            if self.workers == 1 or len(missing) < 2:
+                known.update(_counted(map(self._try, missing.values()), tick))
+            else:
+                with ThreadPoolExecutor(min(self.workers, len(missing)), "candidate") as pool:
+                    known.update(_counted(pool.map(self._try, missing.values()), tick))
+        finally:
+            self._over = never
         self.seen.update((text, known[text]) for text in fresh)
         return [self.seen[text] for text in texts]
 
     def _try(self, passes: Sequence[Pass]) -> Candidate:
         started = time.perf_counter()
         try:
-            candidate = self.measure(passes, self.networks.apply(passes))
+            self._raise_if_over()
+            network = self.networks.apply(passes)
+            self._raise_if_over()
+            candidate = self.measure(passes, network)
+        except OutOfTime:  # it is not kept: another search may have time for it
+            return Candidate(format_pipeline(passes), failure=CUT_SHORT, seconds=time.perf_counter() - started)
         except SurgeryError as error:
             candidate = Candidate(format_pipeline(passes), failure=f"{type(error).__name__}: {error}")
         candidate = replace(candidate, seconds=time.perf_counter() - started)
         if self._study is not None:
             self._study.add(candidate)
         return candidate
+
+    def _check_time(self, what: str, done: int, total: int) -> None:
+        self._raise_if_over()
+        self._progress(what, done, total)
+
+    def _raise_if_over(self) -> None:
+        if self._over():
+            raise OutOfTime
 
     def measure(self, passes: Sequence[Pass], network: Network) -> Candidate:
         """Measure a network that ``passes`` have led to; nothing of it is kept.
@@ -142,7 +182,7 @@ class Evaluator:
             It cannot be run.
         """
         session = self.backend.load(network.graph)
-        costs = cost(network.graph, sample_shapes(network.graph, self.backend, self._feeds))
+        costs = cost(network.graph, sample_shapes(network.graph, self._stock, self._feeds))
         quantities = _quantities(costs)
         shares = {name: value / self._costs[name] for name, value in quantities.items() if self._costs.get(name)}
         total = connections(network.edits)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from surgery_ir.passes.options import Option, Range, Value, options_of
 
@@ -15,6 +16,8 @@ GRID = 8
 
 LOG_FROM = 20.0
 """Ranges whose ends differ by this factor are searched on a logarithmic scale."""
+
+NO_TEXTS: Mapping[str, Sequence[str]] = MappingProxyType({})
 
 OFF_CENTRE = 2.6
 """A discrete gene's spread is its bin's half width over this: it leaves the bin about once in 100 draws."""
@@ -78,11 +81,13 @@ class OptionGene:
         return _nearest(self.values, value) / GRID
 
 
-def option_genes(cls: type, prefix: str, fixed: Collection[str] = ()) -> tuple[OptionGene, ...]:
+def option_genes(
+    cls: type, prefix: str, fixed: Collection[str] = (), texts: Mapping[str, Sequence[str]] = NO_TEXTS
+) -> tuple[OptionGene, ...]:
     """Make genes for the options of a pass that are worth searching.
 
-    These are choices, flags, and numbers with a search range. Texts, maps, and numbers without a range or a default
-    keep their value, and so do choices that a search does not try.
+    These are choices, flags, numbers with a search range, and texts that values are given for. Maps, and numbers
+    without a range or a default keep their value, and so do choices that a search does not try.
 
     Parameters
     ----------
@@ -92,15 +97,20 @@ def option_genes(cls: type, prefix: str, fixed: Collection[str] = ()) -> tuple[O
         Ahead of the option in the gene's name.
     fixed
         Options that are not searched.
+    texts
+        What to try for options that are texts, by name, besides their default.
     """
     return tuple(
         made
         for option in options_of(cls)
-        if option.name not in fixed and (made := _gene(option, f"{prefix}.{option.name}")) is not None
+        if option.name not in fixed and (made := _gene(option, f"{prefix}.{option.name}", texts)) is not None
     )
 
 
-def _gene(option: Option, name: str) -> OptionGene | None:
+def _gene(option: Option, name: str, texts: Mapping[str, Sequence[str]]) -> OptionGene | None:
+    if option.kind == "str" and option.name in texts and option.default is not None:
+        tried = tuple(dict.fromkeys((option.default, *texts[option.name])))
+        return OptionGene(Gene.discrete(name, 0, len(tried)), option, tried) if len(tried) > 1 else None
     if option.kind in ("bool", "choice"):
         values: tuple[Value | None, ...] = (False, True) if option.kind == "bool" else option.searched
         values = (None, *values) if option.optional else values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from functools import partial
 
 from surgery_ir.passes.base import Progress
 from surgery_ir.search.candidate import Candidate
-from surgery_ir.search.evaluator import Evaluator
+from surgery_ir.search.evaluator import Evaluator, never
 from surgery_ir.search.goal import Goal
 from surgery_ir.search.policy import SearchPolicy
 from surgery_ir.search.space import Space
@@ -30,6 +31,8 @@ SLACK = 1.15
 
 class Criteria:
     """When a search ends: after so many candidates, or before it would run over its time.
+
+    A candidate is not begun where the mean so far would run over, and cut short where it takes much longer itself.
 
     Parameters
     ----------
@@ -65,13 +68,24 @@ class Criteria:
         """How many of ``wanted`` candidates may be tried now. The first one always may."""
         room = wanted if self.budget is None else min(wanted, self.budget - self.tried)
         if self.seconds is not None and self.tried:
-            left = self.start + self.seconds - self.reserve - self.clock()
-            mean = SLACK * self._spent / self.tried
+            left, mean = self._left(), self._mean()
             if mean > 0:
                 room = min(room, int(left / mean - PROOF))
             elif left <= 0:
                 room = 0
         return max(room, 0)
+
+    def over(self) -> bool:
+        """Whether what is being evaluated leaves no time but what is needed after the search."""
+        return self._left() < PROOF * self._mean()
+
+    def _left(self) -> float:
+        """Seconds that are left to the search."""
+        return math.inf if self.seconds is None else self.start + self.seconds - self.reserve - self.clock()
+
+    def _mean(self) -> float:
+        """Seconds that a candidate is expected to take."""
+        return SLACK * self._spent / self.tried if self.tried else 0.0
 
     def spend(self, count: int, seconds: float) -> None:
         """Take note that ``count`` candidates were tried in ``seconds``."""
@@ -131,6 +145,7 @@ def search(
     policy = policy or SearchPolicy()
     strategy = Strategy(space, goal, policy, seed, criteria.budget)
     best: Candidate | None = None
+    reduced = False  # a limit that is too short for any candidate at all lets one end nevertheless
     idle = 0
     plan = strategy.plan()
     genomes = next(plan)
@@ -141,7 +156,8 @@ def search(
         profiles = [space.decode(genome) for genome in genomes]
         # 2. Apply them, and 3. evaluate the compressed networks: metric, cost and plasticity.
         tick = partial(_tick, progress, _status(best, goal), criteria.tried, criteria.budget or 0)
-        candidates = evaluator.evaluate(profiles, tick)
+        candidates = evaluator.evaluate(profiles, tick, criteria.over if reduced else never)
+        reduced = reduced or any(item.changed for item in candidates)
         for candidate in candidates:
             if may_win(candidate, goal) and (best is None or rank(candidate, goal) < rank(best, goal)):
                 best = candidate

@@ -13,7 +13,7 @@ from surgery_ir.passes.registry import builtin_passes
 from surgery_ir.passes.spec import create, parse_pipeline, plain_options
 from surgery_ir.search.goal import Goal
 
-__all__ = ["COVERS", "METRIC", "PROLOGUE", "budgets", "default_pool", "read_pool", "weight_units"]
+__all__ = ["COVERS", "METRIC", "PROLOGUE", "budgets", "default_pool", "patterns", "read_pool", "weight_units"]
 
 PROLOGUE: tuple[str, ...] = ("canonicalize",)
 """Passes that every profile starts with. They are exact."""
@@ -41,6 +41,12 @@ COVERS: Mapping[str, frozenset[str]] = MappingProxyType({RECONNECT: frozenset({R
 METRIC = "metric"
 """What every goal limits the drop of."""
 
+ZEROS = "nonzeros"
+"""The quantity that passes serve which set weights to zero; in a runtime that skips zeros, they serve latency too."""
+
+PATTERN = "pattern"
+"""The option of such a pass that says which weights go together."""
+
 BUDGETS: Mapping[str, Sequence[str]] = {
     "latency": ("latency", "macs"),
     "macs": ("macs", "params"),
@@ -54,14 +60,16 @@ ALIGNED = 8
 """Widths are multiples of this where nothing is timed, so that the result does not depend on the machine."""
 
 
-def default_pool(goal: Goal) -> tuple[Pass, ...]:
+def default_pool(goal: Goal, sparse_speedup: bool = False) -> tuple[Pass, ...]:
     """Give every built-in pass that serves the goal and that a search can set up by itself, in natural order.
 
     Those that run code or have options without a default are left out, and so are passes for a single kind of
     reconnection, all of which ``reconnect`` does. One that is there for a target only is set to that, where it has the
-    option.
+    option. Where the runtime has a ``sparse_speedup``, what makes zeros serves latency.
     """
     wanted = {METRIC, *_quantities(goal)}
+    if sparse_speedup and goal.needs_latency:
+        wanted.add(ZEROS)
     chosen = [
         cls
         for name, cls in builtin_passes().items()
@@ -85,6 +93,14 @@ def read_pool(text: str, goal: Goal) -> tuple[Pass, ...]:
         It is malformed.
     """
     return _settle([item for item in parse_pipeline(text) if item.name not in PROLOGUE], goal)
+
+
+def patterns(goal: Goal, preferred: Sequence[str]) -> dict[str, Sequence[str]]:
+    """Give the options that are texts and what a search tries for them: patterns that the runtime prefers.
+
+    They cost accuracy and gain nothing but time, so that they are tried only where that counts.
+    """
+    return {PATTERN: tuple(preferred)} if preferred and goal.needs_latency else {}
 
 
 def budgets(goal: Goal) -> Callable[[Pass], tuple[str, ...]]:

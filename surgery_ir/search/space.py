@@ -31,7 +31,7 @@ from surgery_ir.passes.base import Pass
 from surgery_ir.passes.options import options_of
 from surgery_ir.passes.spec import format_pass, plain_options
 from surgery_ir.search.allocation import Allocation
-from surgery_ir.search.genes import Gene, OptionGene, bin_centre, bin_of, option_genes
+from surgery_ir.search.genes import NO_TEXTS, Gene, OptionGene, bin_centre, bin_of, option_genes
 from surgery_ir.search.pool import COVERS
 from surgery_ir.search.schedules import schedules, substitutions
 from surgery_ir.search.strength import BUDGETS, RATIO, RATIOS, Strength, strength_of
@@ -94,6 +94,9 @@ class Space:
         Which options should be the strength of a pass; its ``ratio``, where they say nothing of it.
     covers
         Which passes do the work of others as well, by name.
+    texts
+        What to try for options that are texts, by name, besides their default. All rounds of a pass share it: weights
+        that went by a pattern and others that went by another one follow none.
     """
 
     def __init__(
@@ -104,6 +107,7 @@ class Space:
         rounds: int = 2,
         budgets: Budgets = lambda _: (),
         covers: Mapping[str, Collection[str]] = COVERS,
+        texts: Mapping[str, Sequence[str]] = NO_TEXTS,
     ) -> None:
         self.prologue = tuple(prologue)
         self.entries = tuple(_entries(pool, units, budgets))
@@ -111,12 +115,17 @@ class Space:
         self.rounds = rounds
         self.substitutes = {entry.key: covered for entry in self.entries if (covered := self._covered(entry, covers))}
         self.slots = tuple(
-            Slot(entry, number, f"{entry.key}#{number}", _slot_options(entry, number))
+            Slot(entry, number, f"{entry.key}#{number}", _slot_options(entry, number, texts))
             for number in range(rounds, 0, -1)
             for entry in self.entries
         )
         self.genes = tuple(self._genes())
         self.index = {gene.name: index for index, gene in enumerate(self.genes)}
+        self._shared = {
+            slot.entry.key: [item for item in slot.options if item.option.kind == "str"]
+            for slot in self.slots
+            if slot.round == 1
+        }
 
     def __len__(self) -> int:
         return len(self.genes)
@@ -266,7 +275,7 @@ class Space:
         for slot in self.active(genome):
             for item in slot.options:
                 index = self.index[item.gene.name]
-                if item.option.kind == "choice" and wanted(slot, item.option.name):
+                if item.option.kind in ("choice", "str") and wanted(slot, item.option.name):
                     for choice in range(len(item.values)):
                         if choice != bin_of(float(genome[index]), item.gene.bins):
                             changed = genome.copy()
@@ -282,7 +291,8 @@ class Space:
         return sorted(active, key=lambda slot: float(genome[self.index[f"{slot.name}/order"]]))
 
     def _options(self, slot: Slot, genome: Genome) -> dict[str, Any]:
-        return {item.option.name: item.decode(float(genome[self.index[item.gene.name]])) for item in slot.options}
+        genes = (*slot.options, *(self._shared[slot.entry.key] if slot.round > 1 else ()))
+        return {item.option.name: item.decode(float(genome[self.index[item.gene.name]])) for item in genes}
 
     def _decode(self, slot: Slot, genome: Genome, final: bool) -> Pass:
         entry = slot.entry
@@ -344,8 +354,8 @@ def _entries(pool: Sequence[Pass], units: Units, budgets: Budgets) -> Iterator[E
         yield Entry(key, template, plain_options(template), strength, allocation)
 
 
-def _slot_options(entry: Entry, number: int) -> tuple[OptionGene, ...]:
-    """Genes of a slot's options. The last round's strength is one gene, which all rounds share."""
+def _slot_options(entry: Entry, number: int, texts: Mapping[str, Sequence[str]]) -> tuple[OptionGene, ...]:
+    """Genes of a slot's options. The last round's strength is one gene, which all rounds share, and so are texts."""
     prefix = f"{entry.key}#{number}"
     settled = {*entry.fixed}
     early = []
@@ -354,7 +364,7 @@ def _slot_options(entry: Entry, number: int) -> tuple[OptionGene, ...]:
         early = [entry.strength.early_gene(prefix)] if number > 1 else []
     elif BUDGETS & settled:
         settled.add(RATIO)
-    return (*early, *option_genes(type(entry.template), prefix, settled))
+    return (*early, *option_genes(type(entry.template), prefix, settled, NO_TEXTS if number > 1 else texts))
 
 
 def _belongs(pass_: Pass, entry: Entry) -> bool:

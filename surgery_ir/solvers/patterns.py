@@ -12,7 +12,7 @@ import numpy as np
 from surgery_ir.solvers.arrays import Array, Indices, Mask, Real
 
 COMMON_NM: Final = ((2, 4), (1, 4), (4, 8), (2, 8), (1, 2))
-BLOCK_ROWS: Final = 4
+BLOCK: Final = 4
 
 
 @dataclass(frozen=True)
@@ -199,17 +199,29 @@ def _checked(scores: Real) -> Array:
 def kept_pattern(mask: Mask) -> NM | Block | None:
     """Give the pattern that a mask (o, d) keeps to, if it is one that sparse hardware or kernels know.
 
-    N:M for the common N and M where every group is full, so that chance is out of the question; else 4×1 blocks along
-    the outputs, unless whole columns are all that is missing.
+    N:M for the common N and M where every group is full, so that chance is out of the question; else blocks of 4×1
+    along the outputs or of 1×4 along the inputs, unless whole columns or rows are all that is missing.
     """
     if mask.all() or not mask.any():
         return None
     for n, m in COMMON_NM:
         if mask.shape[1] % m == 0 and np.all(mask.reshape(len(mask), -1, m).sum(axis=2) == n):
             return NM(n, m)
-    if len(mask) % BLOCK_ROWS == 0:
-        blocks = mask.reshape(-1, BLOCK_ROWS, mask.shape[1])
-        whole_columns = len(blocks) > 1 and bool(np.all(blocks == blocks[:1]))
-        if np.all(blocks == blocks[:, :1]) and not whole_columns:
-            return Block(BLOCK_ROWS, 1)
+    if _is_blocked(mask) and not (len(mask) > BLOCK and _is_constant(mask)):
+        return Block(BLOCK, 1)
+    if _is_blocked(mask.T) and not _is_constant(mask.T):
+        return Block(1, BLOCK)
     return None
+
+
+def _is_blocked(mask: Mask) -> bool:
+    """Whether rows are equal by fours."""
+    if len(mask) % BLOCK:
+        return False
+    blocks = mask.reshape(-1, BLOCK, mask.shape[1])
+    return bool(np.all(blocks == blocks[:, :1]))
+
+
+def _is_constant(mask: Mask) -> bool:
+    """Whether all rows are equal."""
+    return bool(np.all(mask == mask[:1]))

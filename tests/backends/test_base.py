@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from surgery_ir.backends.base import Backend, backend, backend_names
+from surgery_ir.backends.base import Backend, backend, backend_names, baseline_of
 from surgery_ir.backends.onnxruntime import OnnxRuntimeBackend
 from surgery_ir.errors import SpecError
 from tests.plugins import install
+from tests.recording import RecordingBackend
 
 GROUP = "surgery_ir.backends"
 
@@ -37,7 +38,7 @@ def test_built_in() -> None:
 
 def test_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, monkeypatch, GROUP, "other", GOOD)
-    assert backend_names() == ("onnxruntime", "other")
+    assert backend_names() == ("onnxruntime", "sparse", "other")
     assert backend("other").capabilities.sparse_speedup
 
 
@@ -45,7 +46,7 @@ def test_plugins_that_nobody_names_are_not_imported(tmp_path: Path, monkeypatch:
     install(tmp_path, monkeypatch, GROUP, "broken", "raise SystemError('imported')")
     install(tmp_path, monkeypatch, GROUP, "onnxruntime", "raise SystemError('imported')")
     assert backend("onnxruntime") == OnnxRuntimeBackend()
-    with pytest.raises(SpecError, match=r"there is no backend called 'fast'; there are onnxruntime, broken$"):
+    with pytest.raises(SpecError, match=r"there is no backend called 'fast'; there are onnxruntime, sparse, broken$"):
         backend("fast")
 
 
@@ -62,3 +63,9 @@ def test_broken_plugins(code: str, message: str, tmp_path: Path, monkeypatch: py
     install(tmp_path, monkeypatch, GROUP, "broken", code)
     with pytest.raises(SpecError, match=f"the backend 'broken' {message}"):
         backend("broken")
+
+
+def test_a_backend_is_compared_with_itself_unless_it_names_another_one() -> None:
+    plain = backend("onnxruntime")
+    assert baseline_of(plain) is plain
+    assert baseline_of(RecordingBackend()) == plain

@@ -26,7 +26,7 @@ REQUIRED: Mapping[str, Mapping[str, object]] = {"graphsurgeon": {"function": f"{
 
 TEXTS: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("graphsurgeon", "function"): ("module:function", "a.b:c_1"),
-    ("prune-weights", "pattern"): ("unstructured", "2:4", "4x1"),
+    ("prune-weights", "pattern"): ("unstructured", "2:4", "4x1", "1x4"),
 }
 """Valid values for options that are text."""
 

@@ -121,6 +121,20 @@ def test_blocks_run_along_the_outputs(case: str, criterion: str) -> None:
     assert np.count_nonzero(blocks) == blocks.size // 2
 
 
+@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("case", [case for case in LAYERS if case != "depthwise Conv"])
+def test_quads_run_along_the_input_channels(case: str, criterion: str) -> None:
+    """Of a Conv, four channels at one position of its kernel, as int8 kernels multiply them in one step."""
+    text, shape = LAYERS[case]
+    outcome = prune(
+        build(text), samples(x=correlated(150, *shape)), criterion=criterion, pattern="1x4", ratio=0.5, ends=True
+    )
+    weights = outputs_first(case, outcome.graph.array("w"))
+    quads = np.count_nonzero(weights.reshape(len(weights), -1, 4, *weights.shape[2:]), axis=2)
+    assert set(np.unique(quads)) == {0, 4}
+    assert np.count_nonzero(quads) == quads.size // 2
+
+
 def test_magnitude_keeps_the_largest_weights_as_they_are() -> None:
     graph, _ = chain()
     before, after = graph.array("w2"), prune(graph, None, criterion="magnitude", ratio=0.7).graph.array("w2")
@@ -182,12 +196,12 @@ def test_without_compensation_what_stays_is_as_it_was() -> None:
     assert np.array_equal(after[after != 0], graph.array("w2")[after != 0])
 
 
-@pytest.mark.parametrize("pattern", ["unstructured", "4x1"])
+@pytest.mark.parametrize("pattern", ["unstructured", "4x1", "1x4"])
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_global_allocation_is_exact_over_all_layers(criterion: str, pattern: str) -> None:
     graph, inputs = chain(w3=np.random.default_rng(3).standard_normal((16, 8)) * 2)
     outcome = prune(graph, inputs, criterion=criterion, pattern=pattern, allocation="global", ratio=0.7)
-    unit = 4 if pattern == "4x1" else 1
+    unit = 1 if pattern == "unstructured" else 4
     assert zeros(outcome.graph, "w2") + zeros(outcome.graph, "w3") == unit * int(0.7 * 384 / unit + 0.5)
     assert abs(zeros(outcome.graph, "w2") / 256 - zeros(outcome.graph, "w3") / 128) > 0.05
 
@@ -355,6 +369,11 @@ LEFT_ALONE: Mapping[str, tuple[str, dict[str, object], dict[str, str]]] = {
         "net (float[N,4,5,5] x) => (float[N,4,3,3] y) <float[4,1,3,3] w> { [layer] y = Conv<group = 4>(x, w) }",
         {"ends": True, "pattern": "4x1"},
         {"layer": "1 outputs and 1 input channels do not divide into 4x1"},
+    ),
+    "channels that make no quads": (
+        "net (float[N,6,5,5] x) => (float[N,4,3,3] y) <float[4,6,3,3] w> { [layer] y = Conv(x, w) }",
+        {"ends": True, "pattern": "1x4"},
+        {"layer": "4 outputs and 6 input channels do not divide into 1x4"},
     ),
     "as sparse as asked for": (
         f"{NETWORK} <float[8,8] w> {{ [layer] y = MatMul(x, w) }}",

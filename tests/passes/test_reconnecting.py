@@ -155,6 +155,7 @@ def test_a_radius_of_0_creates_nothing_across_layers(pass_: Pass, network: str) 
 PATTERNS = {
     "2:4": "its zeros follow the pattern 2:4, which single connections would break",
     "4x1": "its zeros follow the pattern 4x1, which single connections would break",
+    "1x4": "its zeros follow the pattern 1x4, which single connections would break",
 }
 
 

@@ -266,7 +266,7 @@ def assert_repaired(found: Graph, repaired: Graph) -> None:
         np.testing.assert_array_equal(found.array(name), repaired.array(name), err_msg=name)
 
 
-@pytest.mark.parametrize("pattern", ["2:4", "4x1"])
+@pytest.mark.parametrize("pattern", ["2:4", "4x1", "1x4"])
 def test_patterns_of_sparse_kernels_are_left_alone(pattern: str) -> None:
     dense = build(THREE)
     ratio = {} if pattern == "2:4" else {"ratio": 0.5}

@@ -17,7 +17,7 @@ from surgery_ir.passes.spec import create, parse_pipeline, plain_options
 from surgery_ir.search import pool as pools
 from surgery_ir.search.dealing import Roles, deal, load_samples, replayed_parts
 from surgery_ir.search.goal import Goal, Target
-from surgery_ir.search.pool import budgets, default_pool, read_pool, weight_units
+from surgery_ir.search.pool import budgets, default_pool, patterns, read_pool, weight_units
 from surgery_ir.search.space import Space
 from tests.search.toys import data, net
 
@@ -142,6 +142,39 @@ def test_default_pool_prunes_before_it_repairs_and_runs_no_code() -> None:
 @pytest.mark.usefixtures("reconnecting")
 def test_default_pool_holds_what_serves_the_goal(goal: Goal, names: list[str]) -> None:
     assert [item.name for item in default_pool(goal)] == names
+
+
+@pytest.mark.parametrize(
+    ("goal", "added"),
+    [
+        (Goal("latency"), {"prune-weights"}),
+        (Goal("macs", targets=(Target("latency", "<=", 0.5),)), {"prune-weights"}),
+        (Goal("macs"), set()),
+        (Goal("nonzeros"), set()),
+        (Goal("size"), set()),
+    ],
+    ids=str,
+)
+def test_zeros_serve_latency_where_the_runtime_skips_them(goal: Goal, added: set[str]) -> None:
+    names = [item.name for item in default_pool(goal, sparse_speedup=True)]
+    assert set(names) - {item.name for item in default_pool(goal)} == added
+    assert names == sorted(names, key=[item.name for item in default_pool(Goal("size"))].index)
+
+
+@pytest.mark.parametrize(
+    ("goal", "preferred", "tried"),
+    [
+        (Goal("latency"), ("4x1", "1x4"), {"pattern": ("4x1", "1x4")}),
+        (Goal(targets=(Target("latency", "<=", 0.5),)), ("4x1",), {"pattern": ("4x1",)}),
+        (Goal("latency"), (), {}),
+        (Goal("nonzeros"), ("4x1", "1x4"), {}),
+    ],
+    ids=str,
+)
+def test_patterns_are_tried_where_time_counts(
+    goal: Goal, preferred: tuple[str, ...], tried: dict[str, tuple[str, ...]]
+) -> None:
+    assert patterns(goal, preferred) == tried
 
 
 @pytest.mark.parametrize(

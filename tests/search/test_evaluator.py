@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from surgery_ir.passes.base import Pass
 from surgery_ir.search.candidate import Candidate, pareto_front
 from surgery_ir.search.goal import Goal, Target
 from surgery_ir.search.study import Study, digest_samples
-from tests.search.toys import Crash, Fail, Prune, Touch, data, evaluator
+from tests.recording import RecordingBackend
+from tests.search.toys import Crash, Cut, Dawdle, Fail, Prune, Touch, data, evaluator
 
 Pipeline = tuple[Pass, ...]
 GOOD: Pipeline = (Prune(ratio=0.2), Touch(scale=1.1))
@@ -75,6 +77,51 @@ def test_bugs_are_not_swallowed(workers: int) -> None:
         evaluator(workers=workers).evaluate([GOOD, (Crash(),)])
 
 
+def after(calls: int) -> Callable[[], bool]:
+    """Time that is up from the call after so many on."""
+    left = iter(range(calls))
+    return lambda: next(left, None) is None
+
+
+@pytest.mark.parametrize("calls", [0, 1, 5, 11])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_takes_too_long_is_cut_short_and_counted_as_that(calls: int, workers: int, tmp_path: Path) -> None:
+    """The check is made before the passes, at each of the ten layers, and before the result is measured."""
+    study = Study(tmp_path, ABOUT)
+    of = evaluator(workers=workers, study=study)
+    kept, failed = of.evaluate([GOOD, (Fail(),)])
+    (cut,) = of.evaluate([(Dawdle(),)], over=after(calls))
+    assert cut.failure == "cut short by the time limit"
+    assert not cut.feasible(Goal(max_drop=1.0))
+    assert (of.evaluated, of.failed, of.cut_short) == (3, 1, 1)
+    assert sorted(study.known) == sorted([kept.profile, failed.profile]), "another search may have time for it"
+
+
+def test_who_is_done_in_time_is_not_cut_short() -> None:
+    of = evaluator()
+    (found,) = of.evaluate([(Dawdle(),)], over=after(12))
+    assert found.complete
+    assert of.cut_short == 0
+
+
+def test_a_round_that_time_ends_leaves_the_rest_of_it_undone() -> None:
+    of = evaluator()
+    found = of.evaluate([GOOD, (Dawdle(),), BAD], over=after(4))
+    assert [bool(item.failure) for item in found] == [False, True, True]
+    assert of.cut_short == 2
+
+
+def test_the_winner_is_proven_however_late_it_is() -> None:
+    of = evaluator()
+    passes = (Cut(ratio=0.5), Dawdle())
+    (cut,) = of.evaluate([passes], over=lambda: True)
+    assert cut.failure
+    assert of.networks.proven(passes).graph.array("w3").shape == (16, 8)
+    assert of.networks.apply(passes).edits
+    (found,) = of.evaluate([(Dawdle(),)])
+    assert found.complete, "that time was up holds for the profiles that it was said of"
+
+
 def test_passes_that_change_nothing_are_counted_as_refused() -> None:
     of = evaluator()
     idle, partly = of.evaluate([(Touch(),), (Prune(ratio=0.2), Touch())])
@@ -108,6 +155,18 @@ def test_timed_candidates_are_evaluated_one_at_a_time(monkeypatch: pytest.Monkey
     assert of.workers == 1
     (found,) = of.evaluate([GOOD])
     assert found.shares["latency"] > 0
+
+
+def test_candidates_run_on_the_backend_and_what_they_are_compared_with_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("surgery_ir.search.evaluator.TIMING_SECONDS", 0.01)
+    recording = RecordingBackend()
+    of = evaluator(Goal("latency", max_drop=1.0), backend=recording)
+    assert recording.loaded == []
+    of.evaluate([GOOD])
+    pruned = of.networks.apply(GOOD).graph.fingerprint()
+    assert recording.loaded == [(pruned, 0), (pruned, 1)], "it is scored, and timed on one thread"
 
 
 def test_without_labels_fidelity_is_the_metric() -> None:

@@ -17,7 +17,7 @@ from surgery_ir.search.loop import Criteria, Found, search
 from surgery_ir.search.policy import SearchPolicy
 from surgery_ir.search.space import Space
 from surgery_ir.search.study import Study
-from tests.search.toys import Cut, Fail, Prune, Regrow, Touch, budgeted, data, evaluator, space
+from tests.search.toys import Cut, Dawdle, Fail, Prune, Regrow, Touch, budgeted, data, evaluator, space
 
 GOAL = Goal(max_drop=0.2)
 
@@ -214,6 +214,53 @@ def test_time_limit_stops_before_a_candidate_that_would_run_over() -> None:
 def test_one_candidate_is_tried_even_when_time_is_up() -> None:
     criteria = Criteria(seconds=1e-9)
     assert len(search(space(), evaluator(GOAL), GOAL, criteria).candidates) == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "now", "over"), [(12.0, 9.4, False), (12.0, 9.5, True), (None, 1e9, False)], ids=str
+)
+def test_time_is_up_when_only_the_proof_is_left(seconds: float | None, now: float, over: bool) -> None:
+    """Of 12 seconds 2 are reserved, and half a candidate's 1.0, expected to be 1.15, for the proof."""
+    criteria = Criteria(seconds=seconds, reserve=2.0, clock=lambda: now, start=0.0)
+    criteria.spend(10, 10.0)
+    assert criteria.over() == over
+
+
+class Watch:
+    """A clock that goes on when a pass tells of a layer: by a tenth of a second, and from half a minute on by ten."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def tell(self, what: str, done: int, total: int) -> None:
+        self.now += 0.1 if self.now < 30.0 else 10.0
+
+
+def dawdling(seconds: float) -> tuple[float, list[bool], Evaluator]:
+    """Search with candidates of ten layers; give the time it took, and which candidates changed anything."""
+    watch = Watch()
+    judge = evaluator(GOAL, progress=watch.tell)
+    found = search(space(Prune(), Dawdle()), judge, GOAL, Criteria(seconds=seconds, reserve=4.0, clock=watch))
+    return watch.now, [item.changed for item in found.candidates], judge
+
+
+def test_a_candidate_that_takes_much_longer_than_the_others_is_cut_short() -> None:
+    """By the next layer at the latest; whole, it would have ended after 130 seconds."""
+    now, changed, judge = dawdling(60.0)
+    assert 46.0 < now < 66.0
+    assert 1 <= judge.cut_short <= 4
+    assert judge.failed == 0
+    assert sum(changed) > 10
+
+
+def test_a_limit_that_is_too_short_for_any_candidate_lets_one_end() -> None:
+    now, changed, judge = dawdling(4.5)
+    assert now == pytest.approx(1.0)
+    assert changed == [False, True]
+    assert judge.cut_short == 0
 
 
 @pytest.mark.parametrize(

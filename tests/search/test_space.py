@@ -22,6 +22,11 @@ REAL = Space(
     units=lambda _: {"a": 100, "b/c": 1000, "d": 10},
     rounds=3,
 )
+PATTERNED = Space(
+    parse_pipeline("prune-weights{compensate=false},repair"),
+    units=lambda _: {"a": 100, "b": 1000},
+    texts={"pattern": ("4x1", "1x4")},
+)
 FIXED = space(Prune(order="worst"), Touch(flag=True))
 
 
@@ -48,6 +53,33 @@ def test_decoded_passes_encode_to_themselves(genome: Genome) -> None:
     encoded = REAL.encode(passes)
     assert np.all((encoded >= 0) & (encoded <= 1))
     assert format_pipeline(REAL.decode(encoded)) == format_pipeline(passes)
+
+
+@settings(max_examples=150, deadline=None)
+@given(genomes(PATTERNED))
+def test_all_rounds_of_a_pass_share_a_pattern(genome: Genome) -> None:
+    passes = PATTERNED.decode(genome)
+    found = {item.pattern for item in passes if isinstance(item, PruneWeights)}
+    assert len(found) < 2
+    assert found <= {"unstructured", "4x1", "1x4"}
+    assert format_pipeline(PATTERNED.decode(PATTERNED.encode(passes))) == format_pipeline(passes)
+
+
+def test_patterns_that_a_runtime_prefers_are_variations() -> None:
+    texts = [format_pipeline(PATTERNED.decode(item)) for item in PATTERNED.variations(PATTERNED.default)]
+    assert [sum(f"pattern={name}" in text for text in texts) for name in ("4x1", "1x4")] == [1, 1]
+    assert "pattern" not in format_pipeline(PATTERNED.decode(PATTERNED.default))
+    assert not any(".pattern" in gene.name for gene in REAL.genes)
+    (blocked,) = [item for item in PATTERNED.variations(PATTERNED.default) if "4x1" in PATTERNED.structure(item)]
+    rounds = [PATTERNED.decode(item) for item in PATTERNED.variations(blocked)]
+    (twice,) = [found for found in rounds if len(found) == 4]
+    assert [item.pattern for item in twice if isinstance(item, PruneWeights)] == ["4x1", "4x1"]
+
+
+def test_a_pattern_that_the_pool_names_is_kept() -> None:
+    of = Space(parse_pipeline("prune-weights{pattern=1x4}"), texts={"pattern": ("4x1",)})
+    assert not any(".pattern" in gene.name for gene in of.genes)
+    assert "pattern=1x4" in format_pipeline(of.decode(of.default))
 
 
 @settings(max_examples=60, deadline=None)

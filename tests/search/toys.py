@@ -16,7 +16,7 @@ from surgery_ir.backends.onnxruntime import OnnxRuntimeBackend
 from surgery_ir.errors import PassError
 from surgery_ir.graph.editor import Editor
 from surgery_ir.graph.model import Graph
-from surgery_ir.passes.base import Pass, PassContext, Refusal
+from surgery_ir.passes.base import Pass, PassContext, Progress, Refusal, silent
 from surgery_ir.passes.options import Range
 from surgery_ir.search.evaluator import Evaluator
 from surgery_ir.search.goal import Goal
@@ -29,6 +29,7 @@ __all__ = [
     "UNITS",
     "Crash",
     "Cut",
+    "Dawdle",
     "Fail",
     "Prune",
     "Regrow",
@@ -177,6 +178,21 @@ class Cut(Pass):
 
 
 @dataclass(frozen=True)
+class Dawdle(Pass):
+    """Change what :class:`Touch` does, layer by layer, and tell of each."""
+
+    name: ClassVar[str] = "toy-dawdle"
+
+    layers: Annotated[int, Range(1, 1000)] = 10
+
+    def apply(self, editor: Editor, ctx: PassContext) -> Sequence[Refusal]:
+        for layer in range(self.layers):
+            ctx.progress("dawdling", layer, self.layers)
+        editor.set_weights("w3", editor.graph.array("w3") * np.float32(1.01))
+        return []
+
+
+@dataclass(frozen=True)
 class Fail(Pass):
     """Fail as a pass may."""
 
@@ -206,18 +222,23 @@ def budgeted(*pool: Pass, **options: Any) -> Space:
     return space(*pool, budgets=lambda _: ("macs",), **options)
 
 
-def context(graph: Graph, seed: int = 0) -> PassContext:
+def context(graph: Graph, seed: int = 0, progress: Progress = silent) -> PassContext:
     """A context as a search has it."""
-    return PassContext(graph, BACKEND, data(64, labels=False), seed)
+    return PassContext(graph, BACKEND, data(64, labels=False), seed, progress=progress)
 
 
 def evaluator(
-    goal: Goal | None = None, *, selection: Samples | None = None, workers: int = 1, study: Study | None = None
+    goal: Goal | None = None,
+    *,
+    selection: Samples | None = None,
+    workers: int = 1,
+    study: Study | None = None,
+    progress: Progress = silent,
+    backend: Backend = BACKEND,
 ) -> Evaluator:
     """An evaluator of the net."""
     graph = net()
     samples = selection or data()
     metric = find_metric("fidelity" if samples.labels is None else "accuracy")
-    return Evaluator(
-        graph, context(graph), BACKEND, samples, metric, goal or Goal(max_drop=0.1), workers=workers, study=study
-    )
+    ctx = context(graph, progress=progress)
+    return Evaluator(graph, ctx, backend, samples, metric, goal or Goal(max_drop=0.1), workers=workers, study=study)

@@ -159,6 +159,9 @@ NOISE = np.random.default_rng(4).random((16, 48))
         (NM(1, 2), 48, NM(2, 4)),  # which it is, too
         (Block(4, 1), 48, Block(4, 1)),
         (Block(8, 1), 48, Block(4, 1)),
+        (Block(1, 4), 48, Block(1, 4)),
+        (Block(1, 8), 48, Block(1, 4)),
+        (Block(4, 4), 48, Block(4, 1)),
     ],
 )
 def test_a_mask_tells_its_pattern(pattern: NM | Block, columns: int, told: NM | Block) -> None:
@@ -175,6 +178,11 @@ def test_blocks_need_rows_of_their_own(rows: slice) -> None:
     assert kept_pattern(np.repeat(NOISE[:1] < 0.3, 16, axis=0)[rows]) is None
 
 
+@pytest.mark.parametrize("columns", [np.s_[:, :1], np.s_[:, :4], np.s_[:, :5], np.s_[:, :16]])
+def test_rows_that_are_gone_as_a_whole_are_no_blocks(columns: tuple[slice, slice]) -> None:
+    assert kept_pattern(np.repeat(NOISE[:, :1] < 0.3, 16, axis=1)[columns]) is None
+
+
 @pytest.mark.parametrize(
     "mask",
     [
@@ -185,8 +193,9 @@ def test_blocks_need_rows_of_their_own(rows: slice) -> None:
         NM(2, 4).select(NOISE)[:, :46],  # the last group is cut short
         NM(3, 4).select(NOISE),  # none that hardware knows
         NOISE[:, :24].repeat(2, axis=1) < 0.5,  # blocks along the inputs
+        np.repeat(NOISE[:1] < 0.5, 16, axis=0),  # no output reads some of the inputs
     ],
-    ids=["dense", "empty", "half", "few zeros", "46 columns", "3:4", "1x2"],
+    ids=["dense", "empty", "half", "few zeros", "46 columns", "3:4", "1x2", "whole columns"],
 )
 def test_a_mask_without_a_pattern(mask: NDArray[np.bool_]) -> None:
     assert kept_pattern(mask) is None
