@@ -65,8 +65,8 @@ class Dimensions {
   std::vector<Shape> shapes_;
   std::map<std::string, Dimension> symbols_;
   std::map<std::tuple<Dimension, int64_t, int64_t>, Dimension> slid_;
-  std::map<Product, Dimension> named_;      // dimensions that are products
-  std::map<Dimension, Product> factors_;    // and the other way round
+  std::map<Product, Dimension> named_;    // dimensions that are products
+  std::map<Dimension, Product> factors_;  // and the other way round
 };
 
 }  // namespace sparse

@@ -52,7 +52,8 @@ Dimensions::Dimension Dimensions::dimension(const Product& size) {
 }
 
 Dimensions::Shape Dimensions::derive_reshape(const Operator& op, const Shape& from) {
-  const std::optional<std::vector<int64_t>> target = constant_integers(graph_, op.inputs.size() == 2 ? op.inputs[1] : -1);
+  const std::optional<std::vector<int64_t>> target =
+      constant_integers(graph_, op.inputs.size() == 2 ? op.inputs[1] : -1);
   if (!target) return Shape();
   Shape result;
   result.known = true;

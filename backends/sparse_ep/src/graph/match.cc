@@ -73,6 +73,10 @@ std::optional<Requantized> requantized(const Scope& scope, int tensor) {
   return result;
 }
 
+bool is_same(const Quantization& a, const Quantization& b) {
+  return a.scale == b.scale && a.zero_point == b.zero_point && a.is_signed == b.is_signed;
+}
+
 std::optional<std::vector<float>> channel_constant(const Scope& scope, int constant, int64_t channels, int rank,
                                                    int axis) {
   const Tensor* found = constant_tensor(scope.graph, constant);

@@ -127,6 +127,11 @@ std::optional<Match> match_reshape(const Scope& scope, int op);
 std::optional<Match> match_bridge(const Scope& scope, int op);
 std::optional<Match> match_quantized_bridge(const Scope& scope, int op);
 
+// Swallows a limit behind a layer of bytes that is quantized once more.
+void swallow_requantization(const Scope& scope, Match& match);
+
+bool is_same(const Quantization& a, const Quantization& b);
+
 // Do two layers mean the same by a tensor that both touch?
 bool is_same_form(const Value& a, const Value& b);
 

@@ -171,8 +171,7 @@ class Forms {
 
 bool is_same_form(const Value& a, const Value& b) {
   if (a.element != b.element || a.spatial != b.spatial || a.channels != b.channels) return false;
-  const Quantization &x = a.quantization, &y = b.quantization;
-  return x.scale == y.scale && x.zero_point == y.zero_point && x.is_signed == y.is_signed;
+  return is_same(a.quantization, b.quantization);
 }
 
 std::vector<Match> match_graph(const GraphView& graph, const Dimensions& shapes, const ClaimOptions& options) {

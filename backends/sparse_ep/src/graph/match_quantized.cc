@@ -15,10 +15,6 @@ Value bytes(const Quantization& quantization, int spatial, int64_t channels) {
   return value;
 }
 
-bool is_same(const Quantization& a, const Quantization& b) {
-  return a.scale == b.scale && a.zero_point == b.zero_point && a.is_signed == b.is_signed;
-}
-
 // Kind, window and input image of a pool; the spatial dimensions, or 0 if it is none.
 int match_pool(const Scope& scope, const Operator& op, int input, Layer& layer) {
   const int rank = scope.shapes.rank(input), spatial = rank - 2;
@@ -133,9 +129,11 @@ std::optional<Match> match_quantized_bridge(const Scope& scope, int index) {
   Match match;
   match.operators = {index};
   const bool on_bytes = scope.is_bytes(op.inputs[0]) && scope.is_bytes(op.outputs[0]);
-  if (on_bytes && !scope.is_constant(op.inputs[0]) && match_bytes(scope, op, match)) return match;
-  if (scope.is_float(op.outputs[0]) && match_between(scope, index, match)) return match;
-  return std::nullopt;
+  const bool found = (on_bytes && !scope.is_constant(op.inputs[0]) && match_bytes(scope, op, match)) ||
+                     (scope.is_float(op.outputs[0]) && match_between(scope, index, match));
+  if (!found) return std::nullopt;
+  swallow_requantization(scope, match);
+  return match;
 }
 
 }  // namespace sparse

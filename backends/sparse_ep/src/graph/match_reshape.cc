@@ -39,7 +39,8 @@ std::optional<std::vector<int64_t>> shape_first(const Scope& scope, const Match&
 }  // namespace
 
 bool keeps_channels(const Scope& scope, const Operator& op) {
-  const bool known = is_onnx(op, "Reshape") || is_onnx(op, "Flatten") || is_onnx(op, "Squeeze") || is_onnx(op, "Unsqueeze");
+  const bool known =
+      is_onnx(op, "Reshape") || is_onnx(op, "Flatten") || is_onnx(op, "Squeeze") || is_onnx(op, "Unsqueeze");
   if (!known) return false;
   for (size_t i = 1; i < op.inputs.size(); ++i) {
     if (op.inputs[i] >= 0 && !scope.is_constant(op.inputs[i])) return false;

@@ -106,7 +106,10 @@ void swallow_activation(const Scope& scope, Match& match) {
 
 std::optional<Match> complete(const Scope& scope, MatrixMatch matrix, const std::optional<Residual>& residual) {
   Match& match = matrix.match;
-  if (matrix.requantized) return std::move(match);
+  if (matrix.requantized) {
+    swallow_requantization(scope, match);
+    return std::move(match);
+  }
   const bool quantized = !match.layer.weights.scales.empty();
   if (residual) {
     Value value = match.makes;
@@ -133,6 +136,7 @@ std::optional<Match> complete(const Scope& scope, MatrixMatch matrix, const std:
     match.layer.output = target->tensor;
     match.makes.element = Element::Q8;
     match.makes.quantization = target->quantization;
+    swallow_requantization(scope, match);
   }
   return std::move(match);
 }

@@ -176,8 +176,9 @@ class Partition {
   // Gives back bridges at the border of their region that do not pay. Every tensor that crosses the border is
   // converted, so a bridge stays if fewer cross with it than without. If there are as many, it stays where a region
   // ends (a pool makes what crosses smaller) and goes where one begins (it would make it larger, and operators in front
-  // are often fused with what they follow), unless it works on bytes. A bridge with neighbours of its region on both sides stays: without it the
-  // region would not be convex. So does one that shares a DequantizeLinear, which is taken with all that it serves.
+  // are often fused with what they follow), unless it works on bytes. A bridge with neighbours of its region on both
+  // sides stays: without it the region would not be convex. So does one that shares a DequantizeLinear, which is taken
+  // with all that it serves.
   void trim() {
     std::unordered_map<uint64_t, int> inside;  // readers of a tensor in a region
     std::unordered_map<int, int> outside;      // readers and outputs of a tensor anywhere, but for those of a region
@@ -243,8 +244,8 @@ class Partition {
     }
   }
 
-  // In bytes converting is cheap, and what ONNX Runtime does with bytes outside of its own convolutions is slow: it pools
-  // channel by channel, and turns the others into floats and back.
+  // In bytes converting is cheap, and what ONNX Runtime does with bytes outside of its own convolutions is slow: it
+  // pools channel by channel, and turns the others into floats and back.
   bool is_of_bytes(int m) const { return match(m).makes.element == Element::Q8; }
 
   std::vector<std::vector<int>> collect() {

@@ -11,9 +11,9 @@ MatrixWork::MatrixWork(const Step& step, const Item& item, const Memory& memory,
       plan_(step.kernel->plan()),
       region_(*memory.region),
       ops_(ops),
-      in_(memory.of(step.layer->inputs[0])),
-      out_(memory.of(step.layer->output)) {
-  if (step.layer->inputs.size() > 1) residual_ = memory.of(step.layer->inputs[1]);
+      in_(memory.of(step.layer->inputs[0], item)),
+      out_(memory.of(step.layer->output, item)) {
+  if (step.layer->inputs.size() > 1) residual_ = memory.of(step.layer->inputs[1], item);
   tiles_ = (item.last - item.first + step.tile - 1) / step.tile;
   // Tiles that the threads cannot deal evenly are shared by groups of outputs; what they pack is then packed by each.
   if (tiles_ % threads != 0 && tiles_ < 4 * threads)

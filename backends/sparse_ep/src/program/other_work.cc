@@ -30,8 +30,8 @@ PoolWork::PoolWork(const Step& step, const Item& item, const Memory& memory, con
       ops_(ops),
       from_(quantization(memory, step.layer->inputs[0])),
       to_(quantization(memory, step.layer->output)),
-      in_(memory.of(step.layer->inputs[0])),
-      out_(memory.of(step.layer->output)) {}
+      in_(memory.of(step.layer->inputs[0], item)),
+      out_(memory.of(step.layer->output, item)) {}
 
 size_t PoolWork::tasks() const {
   if (step_.layer->kind == Layer::GlobalAveragePool) return static_cast<size_t>((step_.in.n + kImages - 1) / kImages);
@@ -78,9 +78,9 @@ void PointwiseWork::run(size_t task) const {
   const int64_t first = item_.first + static_cast<int64_t>(task) * step_.tile,
                 last = std::min(item_.last, first + step_.tile);
   const int64_t all = (last - first) * rows;
-  const std::byte* a = memory_.of(layer.inputs[0]) + first * size;
-  const std::byte* b = layer.inputs.size() > 1 ? memory_.of(layer.inputs[1]) + first * size : nullptr;
-  std::byte* out = memory_.of(layer.output) + first * size;
+  const std::byte* a = memory_.of(layer.inputs[0], item_) + first * size;
+  const std::byte* b = layer.inputs.size() > 1 ? memory_.of(layer.inputs[1], item_) + first * size : nullptr;
+  std::byte* out = memory_.of(layer.output, item_) + first * size;
   const Quantization& qa = quantization(memory_, layer.inputs[0]);
   const Quantization& to = quantization(memory_, layer.output);
   const bool real = step_.out.element == Element::F32;
@@ -93,7 +93,7 @@ void PointwiseWork::run(size_t task) const {
   } else if (layer.kind == Layer::Activate) {
     ops_.activate_q8(bytes(a), qa, all, layer.activation, to, bytes(out));
   } else {
-    for (; a < memory_.of(layer.inputs[0]) + last * size; a += size, out += size)
+    for (; a < memory_.of(layer.inputs[0], item_) + last * size; a += size, out += size)
       ops_.layer_norm(floats(a), rows, layer.scale.data(), layer.bias.data(), layer.epsilon, floats(out));
   }
 }
@@ -104,7 +104,7 @@ ConversionWork::ConversionWork(const Step& step, const Item& item, const Memory&
       item_(item),
       ops_(ops),
       value_(memory.region->values[static_cast<size_t>(step.kind == Step::Import ? step.output : step.inputs[0])]),
-      blocks_(memory.of(step.kind == Step::Import ? step.output : step.inputs[0])),
+      blocks_(memory.of(step.kind == Step::Import ? step.output : step.inputs[0], item)),
       in_(in),
       out_(out) {
   // A few for each thread, in multiples of sixteen blocks: images side by side are turned in whole squares.

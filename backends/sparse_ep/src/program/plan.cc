@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "program/order.h"
+#include "program/place.h"
 #include "program/shapes.h"
 
 namespace sparse {
@@ -174,13 +175,14 @@ class GatherCache {
   std::map<Key, std::shared_ptr<const Gather>> known_;
 };
 
-Step conversion(Step::Kind kind, int value, size_t port, const std::vector<Layout>& layouts) {
+// `tile`: of the step before, with which an export goes in step. An import follows whatever is asked of it.
+Step conversion(Step::Kind kind, int value, size_t port, int64_t tile, const std::vector<Layout>& layouts) {
   Step step;
   step.kind = kind;
   (kind == Step::Import ? step.output : step.inputs.emplace_back()) = value;
   step.port = port;
   step.in = step.out = layouts[static_cast<size_t>(value)];
-  step.tile = kLanes;  // images side by side are turned in whole squares
+  step.tile = step.in.lanes == Layout::Images ? kLanes : tile;  // images side by side are turned in whole squares
   return step;
 }
 
@@ -208,44 +210,6 @@ Step computation(const Region& region, const Layer& layer, const SparseKernel* k
   return step;
 }
 
-// Memory by the time that values live, in steps: those that may live at once never overlap. Work that goes band by
-// band mixes steps, so a value lives from the first to the last item that touches it.
-void place_values(Plan* plan) {
-  const size_t count = plan->layouts.size();
-  std::vector<int64_t> birth(count, std::numeric_limits<int64_t>::max()), death(count, -1);
-  const auto touch = [&](int value, int64_t when) {
-    const auto v = static_cast<size_t>(value);
-    birth[v] = std::min(birth[v], when);
-    death[v] = std::max(death[v], when);
-  };
-  const auto end = static_cast<int64_t>(plan->items.size());
-  for (int64_t when = 0; when < end; ++when) {
-    const Step& step = plan->steps[plan->items[static_cast<size_t>(when)].step];
-    for (const int value : step.inputs) touch(value, when);
-    if (step.output >= 0) touch(step.output, when);
-  }
-  std::vector<size_t> by_size;
-  for (size_t v = 0; v < count; ++v)
-    if (death[v] >= birth[v]) by_size.push_back(v);
-  std::stable_sort(by_size.begin(), by_size.end(),
-                   [&](size_t a, size_t b) { return plan->layouts[a].bytes() > plan->layouts[b].bytes(); });
-  plan->offsets.assign(count, -1);
-  std::vector<size_t> placed;  // by offset
-  for (const size_t v : by_size) {
-    int64_t offset = 0;
-    for (const size_t other : placed) {
-      if (death[other] < birth[v] || death[v] < birth[other]) continue;
-      if (offset + plan->layouts[v].bytes() <= plan->offsets[other]) break;
-      offset = std::max(offset, plan->offsets[other] + plan->layouts[other].bytes());
-    }
-    plan->offsets[v] = offset;
-    plan->bytes = std::max(plan->bytes, offset + plan->layouts[v].bytes());
-    placed.insert(std::upper_bound(placed.begin(), placed.end(), v,
-                                   [&](size_t a, size_t b) { return plan->offsets[a] < plan->offsets[b]; }),
-                  v);
-  }
-}
-
 }  // namespace
 
 std::unique_ptr<const Plan> make_plan(const Region& region, const std::vector<const SparseKernel*>& kernels,
@@ -265,7 +229,7 @@ std::unique_ptr<const Plan> make_plan(const Region& region, const std::vector<co
     for (const int value : layer.inputs)  // as late as possible
       for (size_t port = 0; port < region.inputs.size(); ++port)
         if (region.inputs[port] == value && !std::exchange(imported[static_cast<size_t>(value)], 1))
-          plan->steps.push_back(conversion(Step::Import, value, port, plan->layouts));
+          plan->steps.push_back(conversion(Step::Import, value, port, 1, plan->layouts));
     if (layer.kind == Layer::Reshape) {
       home[static_cast<size_t>(layer.output)] = home[static_cast<size_t>(layer.inputs[0])];
     } else {
@@ -273,13 +237,16 @@ std::unique_ptr<const Plan> make_plan(const Region& region, const std::vector<co
     }
     for (size_t port = 0; port < region.outputs.size(); ++port)
       if (region.outputs[port] == layer.output)
-        plan->steps.push_back(conversion(Step::Export, layer.output, port, plan->layouts));
+        plan->steps.push_back(conversion(Step::Export, layer.output, port, plan->steps.back().tile, plan->layouts));
   }
   for (Step& step : plan->steps)
     for (int& input : step.inputs) input = home[static_cast<size_t>(input)];
   plan->items = order_of_work(plan->steps, region.values.size());
   place_values(plan.get());
-  for (size_t i = 0; i < home.size(); ++i) plan->offsets[i] = plan->offsets[static_cast<size_t>(home[i])];
+  for (size_t i = 0; i < home.size(); ++i) {
+    plan->offsets[i] = plan->offsets[static_cast<size_t>(home[i])];
+    plan->passing[i] = plan->passing[static_cast<size_t>(home[i])];
+  }
   return plan;
 }
 

@@ -51,6 +51,7 @@ struct Plan {
   std::vector<std::vector<int64_t>> shapes;  // of values, as in the model
   std::vector<Layout> layouts;               // of values
   std::vector<int64_t> offsets;              // of values, in the memory of a run
+  std::vector<char> passing;                 // values of which memory holds one item's blocks only, see place.h
   int64_t bytes = 0;
   std::vector<Step> steps;
   std::vector<Item> items;  // in the order of work

@@ -15,7 +15,11 @@ struct Memory {
   const Plan* plan;
   const Region* region;
 
-  std::byte* of(int value) const { return base + plan->offsets[static_cast<size_t>(value)]; }
+  // Where block 0 of a value is, or would be: a passing value has only the blocks of the item at hand.
+  std::byte* of(int value, const Item& item) const {
+    const auto v = static_cast<size_t>(value);
+    return base + plan->offsets[v] - (plan->passing[v] ? item.first * plan->layouts[v].block_bytes() : 0);
+  }
 };
 
 // A step on a range of its output blocks, cut into tasks that may run in any order and at the same time.

@@ -189,9 +189,8 @@ std::vector<Case> cases() {
        }},
       {"a window at the border that is rounded up and counts padding", "Matrix; AveragePool", "Matrix",
        [](B& b, bool flawed) {
-         b.op("AveragePool", {b.conv(image(b), 8, 8)}, {{"kernel_shape", ints({2, 2})},
-                                                        {"ceil_mode", ints({1})},
-                                                        {"count_include_pad", ints({flawed})}});
+         b.op("AveragePool", {b.conv(image(b), 8, 8)},
+              {{"kernel_shape", ints({2, 2})}, {"ceil_mode", ints({1})}, {"count_include_pad", ints({flawed})}});
        }},
       {"a factor that makes weights infinite", "Matrix", "",
        [](B& b, bool flawed) {
@@ -460,8 +459,8 @@ std::vector<Case> cases() {
        }},
       {"a Reshape of bytes", "Matrix8 | Matrix8", "Matrix8",
        [](B& b, bool flawed) {
-         const int y = b.quantize(b.op("MatMul", {b.dequantize(b.input("x", {6, 8}, DataType::Uint8)),
-                                                  b.dequantized_weights({8, 8}, 1)}));
+         const int y = b.quantize(
+             b.op("MatMul", {b.dequantize(b.input("x", {6, 8}, DataType::Uint8)), b.dequantized_weights({8, 8}, 1)}));
          const int z = b.op("Reshape", {y, b.integers64({2, 3, 8})}, {}, DataType::Uint8);
          if (!flawed) b.quantize(b.op("MatMul", {b.dequantize(z, 0.25f, 5), b.dequantized_weights({8, 8}, 1)}));
        }},
@@ -541,12 +540,10 @@ std::vector<Case> cases() {
        [](B& b, bool flawed) {
          b.matmul(b.reshape(flawed ? b.filled({2, 3, 8}, 1) : b.input("x", {2, 3, 8}), {6, 8}), 8, 4);
        }},
-      {"a Reshape of an image", "Matrix; Reshape; LayerNorm", "Matrix",
+      {"a Reshape of an image", "Reshape; Matrix; LayerNorm", "Matrix",
        [](B& b, bool flawed) {
-         const int y = flawed ? b.op("Conv", {b.input("x", {2, 8, 8}), b.weights({8, 8, 1})})
-                              : b.matmul(b.input("x", {2, 8, 8}), 8, 8);
-         b.output(y);
-         b.op("LayerNormalization", {b.reshape(y, {4, 4, 8}), b.filled({8}, 1)});
+         const int x = b.input("x", {2, 8, 2, 8}), y = flawed ? b.conv(x, 8, 8) : b.matmul(x, 8, 8);
+         b.op("LayerNormalization", {b.reshape(y, {4, 8, 1, 8}), b.filled({8}, 1)});
        }},
       {"a normalisation by scales of another number", "Matrix; LayerNorm", "Matrix",
        [](B& b, bool flawed) {
@@ -701,6 +698,44 @@ std::vector<Case> cases() {
                      const int scale = b.scalar(0.25f), zero = b.unsigned_bytes({}, {5});
                      b.op("com.microsoft:QLinearAveragePool", {y, scale, zero, scale, zero},
                           {{"channels_last", ints({flawed})}, {"kernel_shape", ints({2, 2})}}, DataType::Uint8);
+                   }),
+      behind_bytes("a Relu of bytes read with another scale", "Matrix8 Relu", "Matrix8",
+                   [](B& b, int y, bool flawed) {
+                     b.quantize(b.op("Relu", {b.dequantize(y, flawed ? 0.5f : 0.25f, 5)}), 0.2f, 4);
+                   }),
+      behind_bytes("a Relu of bytes read with another zero point", "Matrix8 Relu", "Matrix8",
+                   [](B& b, int y, bool flawed) {
+                     b.quantize(b.op("Relu", {b.dequantize(y, 0.25f, flawed ? 6 : 5)}), 0.2f, 4);
+                   }),
+      behind_bytes("a Relu of bytes that are read elsewhere", "Matrix8 Relu", "Matrix8",
+                   [](B& b, int y, bool flawed) {
+                     b.quantize(b.op("Relu", {b.dequantize(y, 0.25f, 5)}), 0.2f, 4);
+                     if (flawed) b.op("Softmax", {y}, {}, DataType::Uint8);
+                   }),
+      behind_bytes("a Relu of bytes in floats", "Matrix8 Relu", "Matrix8",
+                   [](B& b, int y, bool flawed) {
+                     const int relu = b.op("Relu", {b.dequantize(y, 0.25f, 5)});
+                     if (!flawed) b.quantize(relu, 0.2f, 4);
+                   }),
+      behind_bytes("a first quantization that is much coarser", "Matrix8 Relu", "Matrix8; Activate8 Relu",
+                   [](B& b, int y, bool flawed) {
+                     b.quantize(b.op("Relu", {b.dequantize(y, 0.25f, 5)}), flawed ? 0.0624f : 0.0626f, 4);
+                   }),
+      behind_bytes("more than a limit between two quantizations", "Matrix8 Relu", "Matrix8; Activate8 LeakyRelu",
+                   [](B& b, int y, bool flawed) {
+                     b.quantize(b.op(flawed ? "LeakyRelu" : "Relu", {b.dequantize(y, 0.25f, 5)}), 0.2f, 4);
+                   }),
+      {"more than a limit before two quantizations", "Matrix8 Relu", "Matrix8 Sigmoid; Activate8 Relu",
+       [](B& b, bool flawed) {
+         const int x = b.dequantize(b.input("x", {1, 8, 7, 7}, DataType::Uint8));
+         int y = b.op("Conv", {x, b.dequantized_weights({8, 8, 1, 1})});
+         if (flawed) y = b.op("Sigmoid", {y});
+         b.quantize(b.op("Relu", {b.dequantize(b.quantize(y), 0.25f, 5)}), 0.2f, 4);
+       }},
+      behind_bytes("a pool between two quantizations", "Matrix8; AveragePool8", "Matrix8; AveragePool8; Activate8 Relu",
+                   [=](B& b, int y, bool flawed) {
+                     const int made = b.quantize(b.op("AveragePool", {b.dequantize(y, 0.25f, 5)}, pool));
+                     if (flawed) b.quantize(b.op("Relu", {b.dequantize(made, 0.25f, 5)}), 0.2f, 4);
                    }),
       {"a zero point of weights", "Matrix8", "",
        [](B& b, bool flawed) {

@@ -67,6 +67,8 @@ const Case cases[] = {
        b.op("Relu", {b.op("Gemm", {b.input("x", {-1, 8}, DataType::Float, {"n", ""}), b.weights({8, 4}),
                                    b.input("r", {-1, 4}, DataType::Float, {"n", ""})})});
      }},
+    {"Gemm that adds a value, reshaped behind", "Matrix +residual; Reshape",
+     [](B& b) { b.reshape(b.op("Gemm", {b.input("x", {6, 8}), b.weights({8, 4}), b.input("r", {6, 4})}), {2, 3, 4}); }},
     {"MatMul", "Matrix", [](B& b) { b.matmul(tokens(b), 8, 4); }},
     {"MatMul of rank 2", "Matrix", [](B& b) { b.matmul(b.input("x", {3, 8}), 8, 4); }},
     {"MatMul of rank 4", "Matrix", [](B& b) { b.matmul(b.input("x", {2, 3, 5, 8}), 8, 4); }},
@@ -258,9 +260,7 @@ const Case cases[] = {
     {"Reshape of as many tokens in another order of sizes", "Reshape; Matrix",
      [](B& b) { b.reshape(b.matmul(b.input("x", {-1, 5, 8}), 8, 4), {5, -1, 4}); }},
     {"Squeeze that leaves the sizes in front", "Reshape; Matrix Relu",
-     [](B& b) {
-       b.op("Relu", {b.op("Squeeze", {b.matmul(b.input("x", {5, 1, 8}), 8, 4), b.integers64({1})})});
-     }},
+     [](B& b) { b.op("Relu", {b.op("Squeeze", {b.matmul(b.input("x", {5, 1, 8}), 8, 4), b.integers64({1})})}); }},
     {"Reshape between two products, the second of which is looked at first",
      "Matrix; Reshape; Matrix; Matrix +residual",
      [](B& b) {
@@ -382,6 +382,37 @@ const Case cases[] = {
        const int y = b.quantize(quantized_conv(b, b.dequantize(inner, 0.25f, 5)));
        const int sum = b.quantize(b.op("Relu", {b.op("Add", {b.dequantize(y, 0.25f, 5), x})}));
        b.quantize(quantized_conv(b, b.dequantize(sum, 0.25f, 5)));
+     }},
+    {"Relu between two quantizations", "Matrix8 Relu",
+     [](B& b) {
+       const int y = b.dequantize(b.quantize(quantized_conv(b, quantized_input(b))), 0.25f, 5);
+       b.quantize(b.op("Relu", {y}), 0.2f, 4);
+     }},
+    {"Relu between two quantizations, the second without numbers below zero", "Matrix8",
+     [](B& b) {
+       const int y = b.dequantize(b.quantize(quantized_conv(b, quantized_input(b))), 0.25f, 5);
+       b.quantize(b.op("Relu", {y}), 0.2f, 0);
+     }},
+    {"limits between quantizations, the first of which ends first", "Matrix8 Clip",
+     [](B& b) {
+       int y = b.dequantize(b.quantize(b.op("Relu", {quantized_conv(b, quantized_input(b))})), 0.25f, 5);
+       y = b.dequantize(b.quantize(b.op("Clip", {y, -1, b.scalar(60)}), 0.25f, 7), 0.25f, 7);
+       b.quantize(y, 0.5f, 1);
+     }},
+    {"sums of bytes between two quantizations", "Matrix8; Matrix8; Sum8 Relu; Activate8 Sigmoid",
+     [](B& b) {
+       const int x = quantized_input(b), y = qlinear_conv(b, b.input("y", {1, 8, 14, 14}, DataType::Uint8), false);
+       const int z = b.quantize(quantized_conv(b, x));
+       b.output(y);
+       b.output(z);
+       const int sum = b.quantize(b.op("Add", {b.dequantize(y, 0.25f, 5), b.dequantize(z, 0.25f, 5)}));
+       const int relu = b.quantize(b.op("Relu", {b.dequantize(sum, 0.25f, 5)}), 0.2f, 4);
+       b.quantize(b.op("Sigmoid", {b.dequantize(relu, 0.2f, 4)}));
+     }},
+    {"QLinearConv quantized once more", "Matrix8 Relu",
+     [](B& b) {
+       const int y = qlinear_conv(b, b.input("x", {1, 8, 7, 7}, DataType::Uint8), false);
+       b.quantize(b.op("Relu", {b.dequantize(y, 0.25f, 5)}), 0.2f, 4);
      }},
     {"QLinearAdd, global average of bytes", "Matrix8; Sum8; GlobalAveragePool8",
      [](B& b) {

@@ -359,7 +359,11 @@ size_t random_graph(uint32_t seed) {
         if (!rows.empty()) floats.push_back(b.reshape(recent(rows), {-1, 4, 4}));
         break;
       default:
-        bytes.push_back(b.quantize(b.op("Add", {recent(dequantized), recent(dequantized)})));
+        if (pick(2) == 0) {
+          bytes.push_back(b.quantize(b.op("Add", {recent(dequantized), recent(dequantized)})));
+        } else {
+          bytes.push_back(b.quantize(b.op("Relu", {recent(dequantized)})));
+        }
         break;
     }
     if (pick(8) == 0) b.output(floats.back());

@@ -185,6 +185,32 @@ void check_windows() {
   CHECK(pool.auto_pad == AutoPad::SameLower && pool.begin[0] == 0 && pool.end[1] == 0);
 }
 
+// Bytes quantized once more have the limits of everything on the way.
+void check_limits() {
+  const auto limits = [](float scale, uint8_t zero, float low, float high, float last_scale, uint8_t last_zero) {
+    B b;
+    const int x = b.dequantize(b.input("x", {1, 8, 7, 7}, DataType::Uint8));
+    const int y = b.quantize(b.op("Conv", {x, b.dequantized_weights({8, 8, 1, 1})}), scale, zero);
+    const int clip = b.op("Clip", {b.dequantize(y, scale, zero), b.scalar(low), b.scalar(high)});
+    b.quantize(clip, last_scale, last_zero);
+    const Region region = only_region(b);
+    CHECK(region.layers.size() == 1 && region.values.at(1).quantization.scale == last_scale);
+    CHECK(region.values.at(1).quantization.zero_point == last_zero);
+    return region.layers.at(0).activation;
+  };
+  const auto is_clip = [](const Activation& found, float low, float high) {
+    return found.kind == Activation::Clip && found.alpha == low && found.beta == high;
+  };
+  CHECK(is_clip(limits(0.25f, 8, -1, 50, 0.5f, 128), -1, 50));         // what the Clip has
+  CHECK(is_clip(limits(0.25f, 8, -100, 100, 0.5f, 128), -2, 61.75f));  // what the first bytes hold
+  CHECK(is_clip(limits(0.25f, 8, -1, 100, 0.5f, 128), -1, 61.75f));
+  CHECK(is_clip(limits(0.25f, 8, -100, 50, 0.5f, 128), -2, 50));
+  CHECK(is_clip(limits(0.25f, 8, 70, 80, 0.5f, 0), 70, 70));
+  CHECK(is_clip(limits(0.25f, 8, -1, 100, 0.125f, 128), -1, 61.75f));
+  CHECK(limits(0.25f, 8, -100, 100, 0.125f, 16).kind == Activation::None);  // the last ones hold no more
+  CHECK(limits(0.25f, 8, 0, 100, 0.125f, 16).kind == Activation::Relu);
+}
+
 void check_numbers() {
   B b;
   int y = b.conv(b.input("x", {1, 4, 9, 9}), 4, 4);
@@ -229,6 +255,7 @@ int main() {
   check_quantized();
   check_qlinear_bias();
   check_windows();
+  check_limits();
   check_numbers();
   return failures != 0;
 }

@@ -1,11 +1,14 @@
 // Random regions, run as programs with every instruction set and several threads, against the plain reference.
 #include <algorithm>
 #include <atomic>
+#include <memory>
 #include <random>
 #include <thread>
 
 #include "check.h"
 #include "kernels/lane_ops.h"
+#include "kernels/sparse_kernel.h"
+#include "program/plan.h"
 #include "program/program.h"
 #include "reference.h"
 
@@ -145,10 +148,7 @@ Region make_region(Maker& maker) {
   return maker.region;
 }
 
-void compare(unsigned seed) {
-  Maker maker(seed);
-  const Region region = make_region(maker);
-  const Extent extent{maker.one_of<int64_t>({1, 2, 3, 15, 16, 17, 32}), maker.among(5, 12), maker.among(5, 20)};
+void compare(unsigned seed, Maker& maker, const Region& region, const Extent& extent) {
   const int64_t channels = region.values[0].channels;
   Image input(extent, channels);
   std::vector<float> data;
@@ -190,9 +190,50 @@ void compare(unsigned seed) {
     }
 }
 
+void compare_small(unsigned seed) {
+  Maker maker(seed);
+  const Region region = make_region(maker);
+  compare(seed, maker, region,
+          {maker.one_of<int64_t>({1, 2, 3, 15, 16, 17, 32}), maker.among(5, 12), maker.among(5, 20)});
+}
+
+// Values that do not stay in the cache: they go band by band, and some of them pass through little memory.
+void compare_large(unsigned seed, const Extent& extent) {
+  Maker maker(seed);
+  const int in = maker.value(24);
+  maker.region.inputs = {in};
+  const int first = maker.matrix(in, true, -1, 24);
+  const int second = maker.matrix(maker.other(Layer::Activate, {first}), true, -1, 30);
+  const int third = maker.matrix(second, true, in, 24);
+  maker.region.outputs = {second, maker.other(Layer::Sum, {third, first})};
+
+  std::vector<std::unique_ptr<const SparseKernel>> kernels;
+  std::vector<const SparseKernel*> borrowed;
+  for (const Layer& layer : maker.region.layers) {
+    if (layer.kind == Layer::Matrix)
+      kernels.push_back(
+          make_kernel(layer.weights, Element::F32, layer.activation, layer.inputs.size() > 1, Isa::Generic, false));
+    borrowed.push_back(layer.kind == Layer::Matrix ? kernels.back().get() : nullptr);
+  }
+  const auto plan = make_plan(maker.region, borrowed, {{extent.n, 24, extent.h, extent.w}}, 1);
+  CHECK(plan->items.size() > 2 * plan->steps.size());
+  CHECK(std::count(plan->passing.begin(), plan->passing.end(), 1) >= 1);
+  std::vector<int64_t> done(plan->steps.size(), 0);
+  for (const Item& item : plan->items) {  // every block once, in order
+    CHECK(item.first == done[item.step] && item.last > item.first);
+    done[item.step] = item.last;
+  }
+  for (size_t i = 0; i < done.size(); ++i) CHECK(done[i] == plan->steps[i].out.blocks());
+  compare(seed, maker, maker.region, extent);
+}
+
 }  // namespace
 
 int main() {
-  for (unsigned seed = 0; seed < 60; ++seed) compare(seed);
+  for (unsigned seed = 0; seed < 60; ++seed) compare_small(seed);
+  for (unsigned seed = 100; seed < 103; ++seed) {
+    compare_large(seed, {1, 90, 130});
+    compare_large(seed, {18, 30, 25});
+  }
   return failures != 0;
 }
