@@ -8,6 +8,9 @@ namespace {
 
 constexpr int64_t kAvx512Widest = 30, kAvx2Widest = 6, kCompiledWidest = 8;
 
+// Generated AVX2 code takes 22 bytes for a nonzero; from beyond the second-level cache it is slower than compressed rows.
+constexpr int64_t kMostAvx2 = (int64_t{1} << 20) / 22;
+
 // A part should be long enough that loading and storing its sums is nothing beside it, and its panel short enough to
 // stay in the first-level cache.
 constexpr double kPartNonzeros = 1500;
@@ -108,7 +111,7 @@ std::unique_ptr<const SparseKernel> make_kernel(const Weights& weights, Element 
 #ifdef __x86_64__
   if (jit && isa == Isa::Avx512)
     if (auto kernel = make_avx512_kernel(planned(kAvx512Widest))) return kernel;
-  if (jit && isa == Isa::Avx2 && element == Element::F32)
+  if (jit && isa == Isa::Avx2 && element == Element::F32 && weights.nonzeros() < kMostAvx2)
     if (auto kernel = make_avx2_kernel(planned(kAvx2Widest))) return kernel;
 #endif
   return make_compiled_kernel(planned(kCompiledWidest), isa);
