@@ -21,15 +21,22 @@ constexpr double kSeconds = 0.04;  // of measuring a layer
 
 constexpr int64_t kUsualImages = 1, kUsualPixels = 56, kUsualTokens = 128;
 
-std::vector<int64_t> concrete(const Value& input, std::vector<int64_t> shape) {
-  if (input.spatial == 0 && shape.empty()) shape = {-1, input.channels};
-  const size_t last = shape.size() - 1;
-  for (size_t axis = 0; axis < shape.size(); ++axis) {
+// `shape` with what is not known filled in; images large enough for the window.
+std::vector<int64_t> concrete(const Value& input, const Window& window, std::vector<int64_t> shape) {
+  if (shape.empty()) {  // not even the rank is stated
+    shape.assign(input.spatial == 0 ? 2 : static_cast<size_t>(input.spatial) + 2, -1);
+    shape[1] = input.channels;
+  }
+  const size_t rank = shape.size();
+  for (size_t axis = 0; axis < rank; ++axis) {
     if (shape[axis] > 0) continue;
     if (input.spatial == 0) {
-      shape[axis] = axis + 1 == last ? kUsualTokens : 1;
+      shape[axis] = axis + 2 == rank ? kUsualTokens : 1;
+    } else if (axis == 0) {
+      shape[axis] = kUsualImages;
     } else {
-      shape[axis] = axis == 0 ? kUsualImages : kUsualPixels;
+      const size_t side = 2 - (rank - axis);  // 1: the last
+      shape[axis] = std::max(kUsualPixels, 2 * ((window.kernel[side] - 1) * window.dilations[side] + 1));
     }
   }
   return shape;
@@ -87,7 +94,7 @@ Choice::Choice(const ort::Api& api, std::string runtime, const ProgramOptions& o
 Choice::~Choice() { cache_.save(); }
 
 LayerTimes Choice::times(const Layer& layer, const Value& input, const std::vector<int64_t>& shape) {
-  const std::vector<int64_t> sizes = concrete(input, shape);
+  const std::vector<int64_t> sizes = concrete(input, layer.window, shape);
   const std::string known_as = key(layer, input, sizes);
   if (const auto known = cache_.find(known_as)) return *known;
   const LayerTimes measured = measure(layer, input, sizes);
@@ -108,25 +115,26 @@ bool Choice::worth(const Claim& claim, const GraphView& graph) {
       for (const int tensor : *ports)
         if (tensor >= 0)
           shapes[graph.tensors[static_cast<size_t>(tensor)].name] = &graph.tensors[static_cast<size_t>(tensor)].shape;
-  const auto shape_of = [&](const Value& value) {
-    const auto found = shapes.find(value.name);
-    return concrete(value, found == shapes.end() ? std::vector<int64_t>() : *found->second);
+  const auto shape_of = [&](int value) {  // as the graph has it
+    const auto found = shapes.find(claim.region.values[static_cast<size_t>(value)].name);
+    return found == shapes.end() ? std::vector<int64_t>() : *found->second;
+  };
+  const auto size_of = [&](int value, const Window& window) {
+    const Value& about = claim.region.values[static_cast<size_t>(value)];
+    return static_cast<double>(elements(concrete(about, window, shape_of(value))));
   };
   double dense = 0.0, sparse = 0.0, per_element = 0.0;
   for (const Layer& layer : claim.region.layers) {
     if (layer.kind != Layer::Matrix) continue;
-    const Value& input = claim.region.values[static_cast<size_t>(layer.inputs[0])];
-    const Value& output = claim.region.values[static_cast<size_t>(layer.output)];
-    const std::vector<int64_t> in = shape_of(input);
-    const LayerTimes measured = times(layer, input, in);
+    const int input = layer.inputs[0];
+    const LayerTimes measured = times(layer, claim.region.values[static_cast<size_t>(input)], shape_of(input));
     dense += measured.dense;
     sparse += measured.sparse;
-    per_element =
-        std::max(per_element, measured.conversion / static_cast<double>(elements(in) + elements(shape_of(output))));
+    per_element = std::max(per_element,
+                           measured.conversion / (size_of(input, layer.window) + size_of(layer.output, layer.window)));
   }
   for (const auto* values : {&claim.region.inputs, &claim.region.outputs})
-    for (const int value : *values)
-      sparse += per_element * static_cast<double>(elements(shape_of(claim.region.values[static_cast<size_t>(value)])));
+    for (const int value : *values) sparse += per_element * size_of(value, Window());
   return sparse < kMargin * dense;
 }
 
