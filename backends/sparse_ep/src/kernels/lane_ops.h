@@ -17,12 +17,12 @@ struct PackSource {
   uint8_t lane[16];
 };
 
-// How int32 sums become eight-bit values, or floats.
+// How int32 sums become eight-bit values.
 struct Requantize {
   const float* multiplier;  // for each output channel: input scale * weight scale
   const float* bias;        // for each output channel, real numbers: bias - zero point's share; never null
   Activation activation;    // on real numbers
-  Quantization to;          // of the output; unused for floats
+  Quantization to;          // of the output
 };
 
 struct LaneOps {
@@ -66,8 +66,6 @@ struct LaneOps {
   // zero point. residual: Q8 rows with `from`, added as real numbers before the activation, or null.
   void (*requantize)(const int32_t* sums, int64_t outputs, const Requantize& how, const uint8_t* residual,
                      const Quantization& from, uint8_t* out);
-  // The same sums as floats [outputs][16]; how.to is not used. residual: floats, added before the activation, or null.
-  void (*dequantize)(const int32_t* sums, int64_t outputs, const Requantize& how, const float* residual, float* out);
 };
 
 // The best set that this processor has and `limit` admits.

@@ -180,9 +180,8 @@ std::string Choice::key(const Layer& layer, const Value& input, const std::vecto
     text << '|' << (*pair)[0] << ',' << (*pair)[1];
   // Close enough is the same layer: a hundredth of the weights, and of the quads.
   const double all = static_cast<double>(weights.outputs * weights.inputs / weights.groups * weights.taps);
-  text << "|pad " << static_cast<int>(window.auto_pad) << "|nonzero "
-       << std::lround(100.0 * static_cast<double>(weights.nonzeros()) / all) << "|quads "
-       << std::lround(400.0 * static_cast<double>(quads(weights)) / all);
+  text << "|pad " << static_cast<int>(window.auto_pad) << "|nonzero " << std::lround(100.0 * weights.density())
+       << "|quads " << std::lround(400.0 * static_cast<double>(quads(weights)) / all);
   return text.str();
 }
 

@@ -108,11 +108,8 @@ void check_sums_of_products(const LaneOps& ops) {
       const Quantization from = quantization(exact), to = quantization(exact);
       const Requantize how = {multiplier.data(), bias.data(), one.activation, to};
       Rows<uint8_t> residual(rows), out(rows);
-      Rows<float> plain(outputs), floats(outputs);
-      for (int64_t j = 0; j < outputs * 16; ++j) plain[j] = static_cast<float>(below(1000)) / 100.0f - 5.0f;
       ops.requantize(sums.data(), outputs, how, with_residual ? residual.data() : nullptr, from, out.data());
-      ops.dequantize(sums.data(), outputs, how, with_residual ? plain.data() : nullptr, floats.data());
-      CHECK(out.intact() && floats.intact());
+      CHECK(out.intact());
       for (int64_t channel = 0; channel < rows * 4; ++channel) {
         for (int64_t lane = 0; lane < 16; ++lane) {
           const int64_t byte = channel / 4 * 64 + lane * 4 + channel % 4;
@@ -124,8 +121,6 @@ void check_sums_of_products(const LaneOps& ops) {
           const int64_t at = channel * 16 + lane;
           const double value = double{multiplier[c]} * sums[at] + double{bias[c]};
           CHECK(rounds_to(one.exact(value + (with_residual ? real(residual[byte], from) : 0)), to, out[byte], exact));
-          const double expected = one.exact(value + (with_residual ? double{plain[at]} : 0));
-          CHECK_NEAR(floats[at], expected, 2e-6 * std::max(1.0, std::max(std::fabs(expected), std::fabs(value))));
         }
       }
     }

@@ -81,17 +81,5 @@ void requantize(const int32_t* sums, int64_t outputs, const Requantize& how, con
   });
 }
 
-void dequantize(const int32_t* sums, int64_t outputs, const Requantize& how, const float* residual, float* out) {
-  with_function(how.activation, [&](auto function) {
-    for (int64_t channel = 0; channel < outputs; ++channel) {
-      for (int64_t i = channel * kLanes; i < (channel + 1) * kLanes; i += kWidth) {
-        Floats value = floats(load_ints(sums + i)) * how.multiplier[channel] + how.bias[channel];
-        if (residual) value += load_floats(residual + i);
-        store(out + i, function(value));
-      }
-    }
-  });
-}
-
 }  // namespace SPARSE_ISA
 }  // namespace sparse

@@ -37,7 +37,6 @@ void layer_norm(const float* in, int64_t rows, const float* scale, const float* 
 
 void requantize(const int32_t* sums, int64_t outputs, const Requantize& how, const uint8_t* residual,
                 const Quantization& from, uint8_t* out);
-void dequantize(const int32_t* sums, int64_t outputs, const Requantize& how, const float* residual, float* out);
 
 }  // namespace SPARSE_ISA
 }  // namespace sparse
