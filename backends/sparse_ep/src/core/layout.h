@@ -16,15 +16,27 @@ constexpr int64_t kRowBytes = 64;
 
 struct Layout {
   // Pixels: position p = (n*h + y)*w + x is lane p%16 of block p/16; one image after the other.
-  // Images: sixteen images side by side; image n, pixel (y, x) is lane n%16 of block ((n/16)*h + y)*w + x.
-  enum Lanes : uint8_t { Pixels, Images } lanes = Pixels;
+  // Tiles: every lane goes through a tile of an image, all in step, so that a window's neighbours are other blocks'
+  // same lanes. images * down * across lanes are in use: images side by side, each cut into down * across tiles.
+  enum Lanes : uint8_t { Pixels, Tiles } lanes = Pixels;
   Element element = Element::F32;
   int64_t n = 1, h = 1, w = 1;  // tokens: n = h = 1, w = number of tokens
   int64_t channels = 0;
+  struct Grid {
+    int64_t images = 16, down = 1, across = 1;
+    int64_t lanes() const { return images * down * across; }
+    bool operator==(const Grid& other) const {
+      return images == other.images && down == other.down && across == other.across;
+    }
+  } grid;  // of Tiles
 
   int64_t rows() const { return element == Element::F32 ? channels : (channels + 3) / 4; }
+  int64_t tile_h() const { return (h + grid.down - 1) / grid.down; }
+  int64_t tile_w() const { return (w + grid.across - 1) / grid.across; }
+  int64_t tile_blocks() const { return tile_h() * tile_w(); }  // of images side by side, one after the other
   int64_t blocks() const {
-    return lanes == Pixels ? (n * h * w + kLanes - 1) / kLanes : (n + kLanes - 1) / kLanes * h * w;
+    if (lanes == Pixels) return (n * h * w + kLanes - 1) / kLanes;
+    return (n + grid.images - 1) / grid.images * tile_blocks();
   }
   int64_t block_bytes() const { return rows() * kRowBytes; }
   int64_t bytes() const { return blocks() * block_bytes(); }

@@ -8,7 +8,8 @@ namespace {
 
 constexpr int64_t kAvx512Widest = 30, kAvx2Widest = 6, kCompiledWidest = 8;
 
-// Generated AVX2 code takes 22 bytes for a nonzero; from beyond the second-level cache it is slower than compressed rows.
+// Generated AVX2 code takes 22 bytes for a nonzero; from beyond the second-level cache it is slower than compressed
+// rows.
 constexpr int64_t kMostAvx2 = (int64_t{1} << 20) / 22;
 
 // A part should be long enough that loading and storing its sums is nothing beside it, and its panel short enough to
@@ -80,6 +81,7 @@ KernelPlan plan_kernel(const Weights& weights, Element element, const Activation
   }
   plan.groups = split_outputs(plan.outputs, widest, element == Element::F32 ? 1 : 4);  // whole rows of a Q8 result
   const std::vector<Nonzero> all = nonzeros_of(weights, element);
+  plan.nonzeros = static_cast<int64_t>(all.size());
   const double per_row = static_cast<double>(all.size()) /
                          static_cast<double>(std::max<int64_t>(1, plan.taps * plan.rows)) /
                          static_cast<double>(plan.groups.size());

@@ -39,6 +39,7 @@ struct Nonzero {
 struct KernelPlan {
   Element element = Element::F32;
   int64_t outputs = 0, taps = 1, rows = 0;  // rows of one tap
+  int64_t nonzeros = 0;                     // single weights, or quads
   std::vector<Chunk> chunks;
   std::vector<Group> groups;
   std::vector<std::vector<Nonzero>> parts;  // [chunk * groups + group], by (tap, row, output)

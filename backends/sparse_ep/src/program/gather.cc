@@ -8,20 +8,42 @@
 namespace sparse {
 namespace {
 
-struct Place {
+struct Pixel {
   int64_t n, y, x;
 };
 
-// Image and pixel of a lane; n = -1 past the last position.
-Place place_of(const Layout& layout, int64_t block, int64_t lane) {
-  if (layout.lanes == Layout::Images) {
-    const int64_t pixels = layout.h * layout.w, group = block / pixels, pixel = block % pixels;
-    const int64_t n = group * kLanes + lane;
-    return {n < layout.n ? n : -1, pixel / layout.w, pixel % layout.w};
+// What a lane holds; n = -1 if nothing. Images of tiles count on past the last one: what their lanes compute is no
+// one's, and so all images side by side are alike.
+Pixel pixel_of(const Layout& layout, int64_t block, int64_t lane) {
+  if (layout.lanes == Layout::Tiles) {
+    const Layout::Grid& grid = layout.grid;
+    if (lane >= grid.lanes()) return {-1, 0, 0};
+    const int64_t tile = lane % (grid.down * grid.across), at = block % layout.tile_blocks();
+    const int64_t y = tile / grid.across * layout.tile_h() + at / layout.tile_w();
+    const int64_t x = tile % grid.across * layout.tile_w() + at % layout.tile_w();
+    if (y >= layout.h || x >= layout.w) return {-1, 0, 0};
+    return {block / layout.tile_blocks() * grid.images + lane / (grid.down * grid.across), y, x};
   }
   const int64_t position = block * kLanes + lane, pixels = layout.h * layout.w;
   if (position >= layout.n * pixels) return {-1, 0, 0};
   return {position / pixels, position % pixels / layout.w, position % layout.w};
+}
+
+struct Place {
+  int32_t block;
+  uint8_t lane;
+};
+
+Place place_of(const Layout& layout, const Pixel& pixel) {
+  if (layout.lanes == Layout::Tiles) {
+    const Layout::Grid& grid = layout.grid;
+    const int64_t y = pixel.y % layout.tile_h(), x = pixel.x % layout.tile_w();
+    const int64_t tile = pixel.y / layout.tile_h() * grid.across + pixel.x / layout.tile_w();
+    return {static_cast<int32_t>(pixel.n / grid.images * layout.tile_blocks() + y * layout.tile_w() + x),
+            static_cast<uint8_t>(pixel.n % grid.images * grid.down * grid.across + tile)};
+  }
+  const int64_t position = (pixel.n * layout.h + pixel.y) * layout.w + pixel.x;
+  return {static_cast<int32_t>(position / kLanes), static_cast<uint8_t>(position % kLanes)};
 }
 
 // Sources of one panel: one input block for each distinct block among the lanes.
@@ -31,24 +53,20 @@ void sources_of(const Layout& in, const Layout& out, const PlacedWindow& window,
   const int64_t dy = tap / window.kernel[1] * window.dilations[0] - window.begin[0];
   const int64_t dx = tap % window.kernel[1] * window.dilations[1] - window.begin[1];
   for (int64_t lane = 0; lane < kLanes; ++lane) {
-    const Place at = place_of(out, block, lane);
+    const Pixel at = pixel_of(out, block, lane);
     const int64_t y = at.y * window.strides[0] + dy, x = at.x * window.strides[1] + dx;
     if (at.n < 0 || y < 0 || y >= in.h || x < 0 || x >= in.w) continue;
-    const int64_t pixel = y * in.w + x;
-    const int64_t position = at.n * in.h * in.w + pixel;
-    const auto source_block =
-        static_cast<int32_t>(in.lanes == Layout::Images ? at.n / kLanes * in.h * in.w + pixel : position / kLanes);
-    const auto source_lane = static_cast<uint8_t>(in.lanes == Layout::Images ? at.n % kLanes : position % kLanes);
+    const Place from = place_of(in, {at.n, y, x});
     auto source =
-        std::find_if(sources->begin(), sources->end(), [&](const PackSource& s) { return s.block == source_block; });
+        std::find_if(sources->begin(), sources->end(), [&](const PackSource& s) { return s.block == from.block; });
     if (source == sources->end()) {
       PackSource fresh;
       std::memset(&fresh, 0, sizeof fresh);  // padding too: sources are compared as bytes
-      fresh.block = source_block;
+      fresh.block = from.block;
       source = sources->insert(source, fresh);
     }
     source->mask = static_cast<uint16_t>(source->mask | 1u << lane);
-    source->lane[lane] = source_lane;
+    source->lane[lane] = from.lane;
   }
 }
 
@@ -63,8 +81,37 @@ bool lines_up(const PackSource& source, uint16_t live) {
 uint16_t live_lanes(const Layout& layout, int64_t block) {
   uint16_t live = 0;
   for (int64_t lane = 0; lane < kLanes; ++lane)
-    if (place_of(layout, block, lane).n >= 0) live = static_cast<uint16_t>(live | 1u << lane);
+    if (pixel_of(layout, block, lane).n >= 0) live = static_cast<uint16_t>(live | 1u << lane);
   return live;
+}
+
+// Images that lie side by side in both, so that one group of them is like the next.
+bool in_step(const Layout& in, const Layout& out) {
+  return in.lanes == Layout::Tiles && out.lanes == Layout::Tiles && in.grid.images == out.grid.images;
+}
+
+// Continues the gather of the first images side by side with those of the others.
+void repeat(int64_t groups, int64_t in_blocks, Gather* gather) {
+  const size_t panels = gather->panels.size(), copies = gather->copies.size(), sources = gather->sources.size(),
+               blocks = gather->reach.size();
+  gather->copies.reserve(copies * static_cast<size_t>(groups));
+  gather->sources.reserve(sources * static_cast<size_t>(groups));
+  for (int64_t group = 1; group < groups; ++group) {
+    const auto shift = static_cast<int32_t>(group * in_blocks);
+    const auto first_copy = static_cast<int32_t>(gather->copies.size());
+    const auto first_source = static_cast<int32_t>(gather->sources.size());
+    for (size_t i = 0; i < panels; ++i) {
+      const int32_t panel = gather->panels[i];
+      gather->panels.push_back(panel >= 0 ? panel + shift : panel == Gather::kPadding ? panel : panel - first_copy);
+    }
+    for (size_t i = 0; i < copies; ++i)
+      gather->copies.push_back({gather->copies[i].first + first_source, gather->copies[i].count});
+    for (size_t i = 0; i < sources; ++i) {
+      gather->sources.push_back(gather->sources[i]);
+      gather->sources.back().block += shift;
+    }
+    for (size_t i = 0; i < blocks; ++i) gather->reach.push_back(gather->reach[i] + shift);
+  }
 }
 
 }  // namespace
@@ -72,13 +119,15 @@ uint16_t live_lanes(const Layout& layout, int64_t block) {
 Gather make_gather(const Layout& in, const Layout& out, const PlacedWindow& window) {
   Gather gather;
   gather.taps = window.taps();
-  if (window.pointwise() && in.h == out.h && in.w == out.w) {  // pads at the end alone make the output larger
+  const bool alike = in.lanes == out.lanes && (in.lanes == Layout::Pixels || in.grid == out.grid);
+  if (window.pointwise() && alike && in.h == out.h && in.w == out.w) {  // pads at the end alone make the output larger
     gather.identity = true;
     return gather;
   }
-  const int64_t blocks = out.blocks();
-  gather.panels.reserve(static_cast<size_t>(blocks * gather.taps));
-  gather.reach.reserve(static_cast<size_t>(blocks));
+  const bool repeats = in_step(in, out);
+  const int64_t blocks = repeats ? out.tile_blocks() : out.blocks();
+  gather.panels.reserve(static_cast<size_t>(out.blocks() * gather.taps));
+  gather.reach.reserve(static_cast<size_t>(out.blocks()));
   std::unordered_map<std::string, int32_t> known;  // copies by their sources
   std::vector<PackSource> sources;
   int32_t reach = -1;
@@ -103,6 +152,34 @@ Gather make_gather(const Layout& in, const Layout& out, const PlacedWindow& wind
     }
     gather.reach.push_back(reach);
   }
+  if (repeats && blocks > 0) repeat(out.blocks() / blocks, in.tile_blocks(), &gather);
+  return gather;
+}
+
+std::shared_ptr<const Gather> GatherCache::get(const Layout& in, const Layout& out, const PlacedWindow& window) {
+  const Key key{in.n,
+                in.h,
+                in.w,
+                in.lanes,
+                in.grid.images,
+                in.grid.down,
+                in.grid.across,
+                out.h,
+                out.w,
+                out.lanes,
+                out.grid.images,
+                out.grid.down,
+                out.grid.across,
+                window.kernel[0],
+                window.kernel[1],
+                window.strides[0],
+                window.strides[1],
+                window.dilations[0],
+                window.dilations[1],
+                window.begin[0],
+                window.begin[1]};
+  auto& gather = known_[key];
+  if (!gather) gather = std::make_shared<const Gather>(make_gather(in, out, window));
   return gather;
 }
 

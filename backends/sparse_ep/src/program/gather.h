@@ -4,7 +4,10 @@
 // panel where all lanes lie outside, else a copy that has to be packed from a few input blocks.
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <map>
+#include <memory>
 #include <vector>
 
 #include "core/layout.h"
@@ -29,6 +32,16 @@ struct Gather {
 };
 
 Gather make_gather(const Layout& in, const Layout& out, const PlacedWindow& window);
+
+// Layers of one geometry share their gather.
+class GatherCache {
+ public:
+  std::shared_ptr<const Gather> get(const Layout& in, const Layout& out, const PlacedWindow& window);
+
+ private:
+  using Key = std::array<int64_t, 21>;
+  std::map<Key, std::shared_ptr<const Gather>> known_;
+};
 
 // Number of taps that lie inside the input, for every lane of every output block: [blocks][16].
 std::vector<float> inside_taps(const Layout& in, const Layout& out, const PlacedWindow& window);

@@ -10,6 +10,7 @@
 #include <string>
 #include <utility>
 
+#include "program/layouts.h"
 #include "program/order.h"
 #include "program/place.h"
 #include "program/shapes.h"
@@ -22,32 +23,6 @@ using Shape = std::vector<int64_t>;
 // A tile's panels and results should stay in the second-level cache while its parts of code go by.
 constexpr int64_t kTileBytes = 640 << 10;
 constexpr int64_t kLeastTile = 4, kMostTile = 16;
-
-// Images side by side need no packing at all, if there are enough of them.
-Layout::Lanes lanes_for(const Region& region, const std::vector<Shape>& shapes) {
-  bool windows = false;
-  int64_t images = -1;
-  for (size_t i = 0; i < region.values.size(); ++i) {
-    if (region.values[i].spatial == 0) return Layout::Pixels;
-    if (images >= 0 && shapes[i][0] != images) return Layout::Pixels;
-    images = shapes[i][0];
-  }
-  for (const Layer& layer : region.layers)
-    windows |= layer.kind != Layer::GlobalAveragePool && windowed(layer) &&
-               (layer.window.kernel[0] * layer.window.kernel[1] > 1 || layer.window.strides[1] > 1);
-  const int64_t padded = (images + kLanes - 1) / kLanes * kLanes;
-  return windows && images > 0 && padded - images <= padded / 8 ? Layout::Images : Layout::Pixels;
-}
-
-Layout layout_of(const Value& value, const Shape& shape, Layout::Lanes lanes) {
-  const Extent extent = extent_of(value, shape);
-  Layout layout;
-  layout.lanes = extent.h * extent.w == 1 ? Layout::Pixels : lanes;  // the same bytes then
-  layout.element = value.element;
-  layout.n = extent.n, layout.h = extent.h, layout.w = extent.w;
-  layout.channels = value.channels;
-  return layout;
-}
 
 uint32_t word_of(float value) {
   uint32_t word;
@@ -103,7 +78,7 @@ int64_t tile_for(const Step& step, int threads) {
   const int64_t most = std::clamp(kTileBytes / std::max<int64_t>(bytes, 1), kLeastTile, kMostTile);
   // Even ones, and as many for each thread; too few blocks for that are shared by groups of outputs.
   const int64_t blocks = std::max<int64_t>(step.out.blocks(), 1);
-  int64_t tiles = (blocks + most - 1) / most;
+  int64_t tiles = std::max<int64_t>(1, (blocks + most / 2) / most);  // up to half as large again rather than one more
   if (blocks >= kLeastTile * threads) tiles = (tiles + threads - 1) / threads * threads;
   return (blocks + tiles - 1) / tiles;
 }
@@ -146,35 +121,6 @@ void prepare_average(const PlacedWindow& window, Step* step) {
     weight = step->layer->window.count_include_pad ? 1.0f / taps : weight > 0.0f ? 1.0f / weight : 0.0f;
 }
 
-// Layers of one geometry share their gather.
-class GatherCache {
- public:
-  std::shared_ptr<const Gather> get(const Layout& in, const Layout& out, const PlacedWindow& window) {
-    const Key key{in.lanes,
-                  in.n,
-                  in.h,
-                  in.w,
-                  out.lanes,
-                  out.h,
-                  out.w,
-                  window.kernel[0],
-                  window.kernel[1],
-                  window.strides[0],
-                  window.strides[1],
-                  window.dilations[0],
-                  window.dilations[1],
-                  window.begin[0],
-                  window.begin[1]};
-    auto& gather = known_[key];
-    if (!gather) gather = std::make_shared<const Gather>(make_gather(in, out, window));
-    return gather;
-  }
-
- private:
-  using Key = std::array<int64_t, 15>;
-  std::map<Key, std::shared_ptr<const Gather>> known_;
-};
-
 // `tile`: of the step before, with which an export goes in step. An import follows whatever is asked of it.
 Step conversion(Step::Kind kind, int value, size_t port, int64_t tile, const std::vector<Layout>& layouts) {
   Step step;
@@ -182,7 +128,9 @@ Step conversion(Step::Kind kind, int value, size_t port, int64_t tile, const std
   (kind == Step::Import ? step.output : step.inputs.emplace_back()) = value;
   step.port = port;
   step.in = step.out = layouts[static_cast<size_t>(value)];
-  step.tile = step.in.lanes == Layout::Images ? kLanes : tile;  // images side by side are turned in whole squares
+  step.tile = tile;
+  if (step.in.lanes == Layout::Tiles)  // turned in whole squares, or as wide as a tile is
+    step.tile = step.in.grid.across == 1 ? kLanes : step.in.tile_w();
   return step;
 }
 
@@ -216,11 +164,8 @@ std::unique_ptr<const Plan> make_plan(const Region& region, const std::vector<co
                                       const std::vector<Shape>& input_shapes, int threads) {
   auto plan = std::make_unique<Plan>();
   plan->shapes = value_shapes(region, input_shapes);
-  const Layout::Lanes lanes = lanes_for(region, plan->shapes);
-  for (size_t i = 0; i < region.values.size(); ++i)
-    plan->layouts.push_back(layout_of(region.values[i], plan->shapes[i], lanes));
-
   GatherCache gathers;
+  plan->layouts = choose_layouts(region, kernels, plan->shapes, &gathers);
   std::vector<char> imported(region.values.size(), 0);
   std::vector<int> home(region.values.size());  // whose bytes a value has: another's, where it is only reshaped
   std::iota(home.begin(), home.end(), 0);

@@ -3,11 +3,13 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <iterator>
 #include <random>
 #include <vector>
 
 #include "check.h"
 #include "kernels/lane_ops.h"
+#include "places.h"
 
 using namespace sparse;
 
@@ -40,16 +42,6 @@ class Fenced {
   int64_t bytes_, mapped_;
   uint8_t *start_, *data_;
 };
-
-struct Place {
-  int64_t block, lane;
-};
-
-Place place_of(const Layout& layout, int64_t n, int64_t pixel) {
-  const int64_t pixels = layout.h * layout.w;
-  if (layout.lanes == Layout::Images) return {n / 16 * pixels + pixel, n % 16};
-  return {(n * pixels + pixel) / 16, (n * pixels + pixel) % 16};
-}
 
 // One tensor, in ranges of blocks: what is in the blocks, what is behind the edges, and what comes back.
 void check_tensor(const LaneOps& ops, const Layout& layout, const Strides& strides, bool is_signed) {
@@ -112,26 +104,30 @@ void check_tensor(const LaneOps& ops, const Layout& layout, const Strides& strid
   }
   CHECK(complete);
   if (!imported || !exported || !complete) {
-    std::printf("  %s %s%s n %ld h %ld w %ld channels %ld strides %ld %ld %ld middle %ld\n",
-                layout.lanes == Layout::Images ? "images" : "pixels", bytes ? "bytes" : "floats",
-                is_signed ? " signed" : "", long(layout.n), long(layout.h), long(layout.w), long(layout.channels),
-                long(strides.image), long(strides.channel), long(strides.position), long(middle));
+    std::printf("  %s %ld %ld %ld %s%s n %ld h %ld w %ld channels %ld strides %ld %ld %ld middle %ld\n",
+                layout.lanes == Layout::Tiles ? "tiles" : "pixels", long(layout.grid.images), long(layout.grid.down),
+                long(layout.grid.across), bytes ? "bytes" : "floats", is_signed ? " signed" : "", long(layout.n),
+                long(layout.h), long(layout.w), long(layout.channels), long(strides.image), long(strides.channel),
+                long(strides.position), long(middle));
   }
 }
 
 void check_tensors(const LaneOps& ops) {
-  for (int i = 0; i < 600; ++i) {
+  for (int i = 0; i < 1000; ++i) {
     Layout layout;
-    layout.lanes = below(2) ? Layout::Images : Layout::Pixels;
+    layout.lanes = below(2) ? Layout::Tiles : Layout::Pixels;
+    layout.grid = kGrids[below(std::size(kGrids))];
     layout.element = below(2) ? Element::Q8 : Element::F32;
     layout.n = below(4) ? 1 + below(4) : 1 + below(36);
-    layout.h = below(4) ? 1 + below(8) : 1;
-    layout.w = below(4) ? 1 + below(8) : 1;
+    layout.h = below(4) ? 1 + below(below(4) ? 8 : 40) : 1;
+    layout.w = below(4) ? 1 + below(below(4) ? 8 : 40) : 1;
     layout.channels = below(3) ? 1 + below(12) : 1 + below(140);
     const int64_t pixels = layout.h * layout.w, gap = below(2) * below(5);
     const bool is_signed = layout.element == Element::Q8 && below(2);
     Strides strides;
-    if (below(3) == 0) {  // channels last
+    if (layout.lanes == Layout::Tiles) {  // of images whose pixels are neighbours
+      strides = {layout.channels * pixels + gap, pixels, 1};
+    } else if (below(3) == 0) {  // channels last
       strides = {pixels * (layout.channels + gap), 1, layout.channels + gap};
     } else if (below(8) == 0) {  // neither
       strides = {pixels * 3 * layout.channels, pixels * 3, 3};

@@ -2,11 +2,13 @@
 #include <algorithm>
 #include <cstring>
 #include <functional>
+#include <iterator>
 #include <random>
 #include <vector>
 
 #include "check.h"
 #include "kernels/lane_ops.h"
+#include "places.h"
 
 using namespace sparse;
 
@@ -173,7 +175,8 @@ void check_pools(const LaneOps& ops) {
 void check_global_average(const LaneOps& ops) {
   for (int i = 0; i < 200; ++i) {
     Layout in, out;
-    in.lanes = below(2) ? Layout::Images : Layout::Pixels;
+    in.lanes = below(3) ? Layout::Tiles : Layout::Pixels;
+    in.grid = kGrids[below(std::size(kGrids))];
     in.element = out.element = Element::Q8;
     out.n = in.n = 1 + below(35);
     in.h = 1 + below(9);
@@ -194,9 +197,7 @@ void check_global_average(const LaneOps& ops) {
         }
         double sum = 0;
         for (int64_t pixel = 0; pixel < pixels; ++pixel) {
-          const int64_t position = n * pixels + pixel;
-          const int64_t block = in.lanes == Layout::Images ? n / 16 * pixels + pixel : position / 16;
-          const int64_t lane = in.lanes == Layout::Images ? n % 16 : position % 16;
+          const auto [block, lane] = place_of(in, n, pixel);
           sum += real(blocks[(block * in.rows() + channel / 4) * 64 + lane * 4 + channel % 4], from);
         }
         CHECK(rounds_to(sum / double(pixels), to, actual, false));

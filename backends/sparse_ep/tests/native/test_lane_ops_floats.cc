@@ -2,12 +2,14 @@
 #include <algorithm>
 #include <cfloat>
 #include <cstring>
+#include <iterator>
 #include <limits>
 #include <random>
 #include <vector>
 
 #include "check.h"
 #include "kernels/lane_ops.h"
+#include "places.h"
 
 using namespace sparse;
 
@@ -225,12 +227,13 @@ void check_layer_norm(const LaneOps& ops) {
 void check_global_average(const LaneOps& ops) {
   for (int i = 0; i < 200; ++i) {
     Layout in, out;
-    in.lanes = below(2) ? Layout::Images : Layout::Pixels;
+    in.lanes = below(3) ? Layout::Tiles : Layout::Pixels;
+    in.grid = kGrids[below(std::size(kGrids))];
     in.n = 1 + below(35);
     in.h = 1 + below(9);
     in.w = 1 + below(9);
-    if (i == 0) in = {Layout::Pixels, Element::F32, 2, 400, 401, 1};
-    if (i == 1) in = {Layout::Images, Element::F32, 3, 200, 201, 1};
+    if (i == 0) in = {Layout::Pixels, Element::F32, 2, 400, 401, 1, {}};
+    if (i == 1) in = {Layout::Tiles, Element::F32, 3, 200, 201, 1, {}};
     in.channels = 1 + below(40);
     const double mean = i < 2 ? 100.0 : 0.0;
     if (i < 2) in.channels = 3;
@@ -242,9 +245,7 @@ void check_global_average(const LaneOps& ops) {
     for (int64_t n = 0; n < in.n; ++n) {
       const bool odd = in.n > 2 && below(8) == 0;  // an image of NaN beside others
       for (int64_t pixel = 0; pixel < pixels; ++pixel) {
-        const int64_t position = n * pixels + pixel;
-        const int64_t block = in.lanes == Layout::Images ? n / 16 * pixels + pixel : position / 16;
-        const int64_t lane = in.lanes == Layout::Images ? n % 16 : position % 16;
+        const auto [block, lane] = place_of(in, n, pixel);
         for (int64_t channel = 0; channel < in.channels; ++channel) {
           const float value = odd ? kNaN : static_cast<float>(mean + normal());
           blocks[(block * in.channels + channel) * 16 + lane] = value;

@@ -1,6 +1,6 @@
 // Blocks to the model's own storage: to_blocks.cc the other way round.
 #include "kernels/lanes/outer.h"
-#include "kernels/lanes/tile.h"
+#include "kernels/lanes/square.h"
 
 namespace sparse {
 namespace SPARSE_ISA {
@@ -8,17 +8,22 @@ namespace {
 
 class Export {
  public:
-  Export(const Outer& outer, const uint8_t* blocks, uint8_t* model) : outer_(outer), blocks_(blocks), model_(model) {}
+  Export(const Outer& outer, const uint8_t* blocks, uint8_t* model)
+      : outer_(outer), blocks_(blocks), model_(model), nothing_(row_of(0)), flip_(row_of(outer.flip)) {}
 
   void run(int64_t first, int64_t last) {
-    if (outer_.channel == outer_.size) {
-      for (int64_t block = first; block < last; ++block) channels_side_by_side(block);
-    } else if (outer_.position == outer_.size && outer_.side_by_side) {
+    if (outer_.tiles) {
       for (int64_t block = first; block < last;) {
-        const int64_t end = (block / outer_.pixels + 1) * outer_.pixels;
-        images_side_by_side(block, end < last ? end : last);
-        block = end;
+        const Stretch stretch = stretch_of(outer_, block, last);
+        for (int64_t begin = 0; begin < stretch.count; begin += kLanes) {
+          // Rather than a narrow piece, one that overlaps with the piece before.
+          if (stretch.count - begin < kLanes && stretch.count >= kLanes) begin = stretch.count - kLanes;
+          tiles(block + begin, piece_of(outer_, stretch, begin));
+        }
+        block += stretch.count;
       }
+    } else if (outer_.channel == outer_.size) {
+      for (int64_t block = first; block < last; ++block) channels_side_by_side(block);
     } else if (outer_.bytes) {
       for (int64_t block = first; block < last; ++block) byte_planes(block);
     } else {
@@ -27,42 +32,42 @@ class Export {
   }
 
  private:
-  const uint8_t* row_at(int64_t block, int64_t row) const { return blocks_ + (block * outer_.rows + row) * kRowBytes; }
+  const uint8_t* block_at(int64_t block) const { return blocks_ + block * outer_.rows * kRowBytes; }
 
   void channels_side_by_side(int64_t block) {
     const Lanes lanes = lanes_of(outer_, block);
     const int64_t bytes = outer_.channels * outer_.size;
-    const uint8_t* rows[kLanes];
-    uint8_t* out[kLanes];
+    Row square[kLanes];
     for (int64_t begin = 0; begin < bytes; begin += kRowBytes) {
-      const int64_t row = begin / 4, count = outer_.rows - row < kLanes ? outer_.rows - row : kLanes;
-      for (int i = 0; i < count; ++i) rows[i] = row_at(block, row + i);
-      for (int i = 0; i < lanes.count; ++i) out[i] = model_ + lanes.offset[i] + begin;
-      tile(rows, count, out, lanes.count, bytes - begin < kRowBytes ? bytes - begin : kRowBytes);
+      const int64_t width = bytes - begin < kRowBytes ? bytes - begin : kRowBytes;
+      take_square(block_at(block) + begin / 4 * kRowBytes, kRowBytes, (width + 3) / 4, square);
+      for (int i = 0; i < lanes.count; ++i) {
+        uint8_t* to = model_ + lanes.offset[i] + begin;
+        put(square[i], to, width / 4);
+        if (width % 4 == 0) continue;
+        put(square[i], buffer_, kLanes);
+        copy_bytes(to + width / 4 * 4, buffer_ + width / 4 * 4, width % 4);
+      }
     }
   }
 
-  void images_side_by_side(int64_t first, int64_t last) {
-    const int64_t image = first / outer_.pixels * kLanes;
-    const int count = static_cast<int>(outer_.images - image < kLanes ? outer_.images - image : kLanes);
-    const uint8_t* rows[kLanes];
-    uint8_t* out[kLanes];
-    for (int64_t block = first; block < last; block += kLanes) {
-      if (last - block < kLanes && last - first >= kLanes) block = last - kLanes;
-      Lanes pixels;
-      pixels.add(0, outer_.size, outer_.size, last - block);
-      uint8_t* corner = model_ + image * outer_.image + block % outer_.pixels * outer_.position;
-      for (int64_t row = 0; row < outer_.rows; ++row) {
-        for (int i = 0; i < pixels.count; ++i) rows[i] = row_at(block + i, row);
-        if (outer_.bytes) {
-          alignas(64) uint8_t words[kLanes][kRowBytes];
-          for (int i = 0; i < count; ++i) out[i] = words[i];
-          tile(rows, pixels.count, out, count, kRowBytes);
-          for (int i = 0; i < count; ++i) four_planes(words[i], row, pixels, 0, corner + i * outer_.image);
-        } else {
-          for (int i = 0; i < count; ++i) out[i] = corner + i * outer_.image + row * outer_.channel;
-          tile(rows, pixels.count, out, count, pixels.count * 4);
+  void tiles(int64_t block, const Piece& piece) {
+    const int64_t stride = outer_.rows * kRowBytes;
+    Row square[kLanes];
+    for (int64_t row = 0; row < outer_.rows; ++row) {
+      take_square(block_at(block) + row * kRowBytes, stride, piece.count, square);
+      if (outer_.bytes) {
+        uint8_t* first = model_ + row * 4 * outer_.channel;
+        const int64_t channels = outer_.channels - row * 4 < 4 ? outer_.channels - row * 4 : 4;
+        for (int i = 0; i < kLanes; ++i) {
+          uint8_t* planes[4];
+          for (int64_t j = 0; j < channels; ++j) planes[j] = first + j * outer_.channel + piece.offset[i];
+          put_planes(square[i], planes, channels, piece.width[i]);
         }
+      } else {
+        uint8_t* first = model_ + row * outer_.channel;
+#pragma GCC unroll 16
+        for (int i = 0; i < kLanes; ++i) put(square[i], first + piece.offset[i], piece.width[i]);
       }
     }
   }
@@ -70,7 +75,7 @@ class Export {
   void float_planes(int64_t block) {
     const Lanes lanes = lanes_of(outer_, block);
     for (int lane = 0; lane < lanes.count; lane += lanes.run[lane]) {
-      const uint8_t* from = row_at(block, 0) + lane * 4;
+      const uint8_t* from = block_at(block) + lane * 4;
       uint8_t* to = model_ + lanes.offset[lane];
       for (int64_t channel = 0; channel < outer_.channels; ++channel) {
         copy_words(to + channel * outer_.channel, from + channel * kRowBytes, lanes.run[lane]);
@@ -80,42 +85,42 @@ class Export {
 
   void byte_planes(int64_t block) {
     const Lanes lanes = lanes_of(outer_, block);
-    for (int64_t row = 0; row < outer_.rows; ++row) four_planes(row_at(block, row), row, lanes, outer_.flip, model_);
-  }
-
-  void four_planes(const uint8_t* from, int64_t row, const Lanes& lanes, uint32_t flip, uint8_t* to) {
-    uint8_t* planes[4];
-    for (int i = 0; i < 4; ++i) {
-      const int64_t channel = row * 4 + i;
-      const bool direct = lanes.whole() && channel < outer_.channels;
-      planes[i] = direct ? to + channel * outer_.channel + lanes.offset[0] : buffer_[i];
-    }
-    separate(from, flip, planes);
-    if (lanes.whole()) return;
-    for (int i = 0; i < 4 && row * 4 + i < outer_.channels; ++i) {
-      uint8_t* plane = to + (row * 4 + i) * outer_.channel;
-      for (int lane = 0; lane < lanes.count; lane += lanes.run[lane]) {
-        copy_bytes(plane + lanes.offset[lane], buffer_[i] + lane, lanes.run[lane]);
+    for (int64_t row = 0; row < outer_.rows; ++row) {
+      const int64_t channels = outer_.channels - row * 4 < 4 ? outer_.channels - row * 4 : 4;
+      uint8_t* const first = model_ + row * 4 * outer_.channel;
+      uint8_t* planes[4];
+      for (int64_t i = 0; i < channels; ++i) {
+        planes[i] = lanes.whole() ? first + i * outer_.channel + lanes.offset[0] : planes_[i];
+      }
+      Row words = row_at(block_at(block) + row * kRowBytes, kLanes, nothing_);
+      flip_bits(words, flip_);
+      put_planes(words, planes, channels, kLanes);
+      if (lanes.whole()) continue;
+      for (int64_t i = 0; i < channels; ++i) {
+        uint8_t* plane = first + i * outer_.channel;
+        for (int lane = 0; lane < lanes.count; lane += lanes.run[lane]) {
+          copy_bytes(plane + lanes.offset[lane], planes_[i] + lane, lanes.run[lane]);
+        }
       }
     }
   }
 
-  // `row_count` rows of blocks become `count` rows of `width` bytes in the model's storage.
-  void tile(const uint8_t* const* rows, int64_t row_count, uint8_t* const* out, int count, int64_t width) {
-    const uint8_t* from[kLanes];
-    uint8_t* to[kLanes];
+  // `count` rows, `stride` apart, become sixteen lanes of as many words.
+  void take_square(const uint8_t* from, int64_t stride, int64_t count, Row (&square)[kLanes]) const {
+#pragma GCC unroll 16
     for (int i = 0; i < kLanes; ++i) {
-      from[i] = rows[i < row_count ? i : 0];
-      to[i] = i < count && width == kRowBytes ? out[i] : buffer_[i];
+      square[i] = i < count ? row_at(from + i * stride, kLanes, nothing_) : nothing_;
+      flip_bits(square[i], flip_);
     }
-    transpose(from, outer_.flip, to);
-    for (int i = 0; i < count && width < kRowBytes; ++i) copy_part(out[i], buffer_[i], width);
+    transpose(square);
   }
 
   const Outer& outer_;
   const uint8_t* blocks_;
   uint8_t* model_;
-  alignas(64) uint8_t buffer_[kLanes][kRowBytes];
+  const Row nothing_, flip_;
+  alignas(64) uint8_t buffer_[kRowBytes];
+  alignas(64) uint8_t planes_[4][kLanes];
 };
 
 }  // namespace

@@ -9,20 +9,22 @@ namespace SPARSE_ISA {
 
 // Sizes and strides in bytes.
 struct Outer {
-  bool bytes;         // rather than floats
-  bool side_by_side;  // images as lanes
-  int64_t size;       // of an element
+  bool bytes;    // rather than floats
+  bool tiles;    // lanes go through tiles of images, of pixels that are neighbours; else lanes are pixels
+  int64_t size;  // of an element
   int64_t images, pixels, channels, rows;
   int64_t image, channel, position;  // strides
   uint32_t flip;                     // what int8 differs by
   uint32_t fill;                     // for lanes and channels that are not there; before the flip
+  int64_t h, w, tile_h, tile_w;      // of tiles
+  Layout::Grid grid;
 };
 
 static inline Outer outer_of(const Layout& layout, const Strides& strides, bool is_signed, uint32_t fill) {
   Outer outer;
   outer.bytes = layout.element == Element::Q8;
   outer.size = outer.bytes ? 1 : 4;
-  outer.side_by_side = layout.lanes == Layout::Images;
+  outer.tiles = layout.lanes == Layout::Tiles;
   outer.images = layout.n;
   outer.pixels = layout.h * layout.w;
   outer.channels = layout.channels;
@@ -30,15 +32,68 @@ static inline Outer outer_of(const Layout& layout, const Strides& strides, bool 
   outer.image = strides.image * outer.size;
   outer.channel = strides.channel * outer.size;
   outer.position = strides.position * outer.size;
-  if (outer.pixels == 1) {  // images of one pixel lie like the pixels of one image, whichever the lanes are
-    outer.side_by_side = false;
+  if (outer.pixels == 1 && !outer.tiles) {  // images of one pixel lie like the pixels of one image
     outer.pixels = layout.n;
     outer.images = 1;
     outer.position = outer.image;
   }
   outer.flip = outer.bytes && is_signed ? 0x80808080u : 0;
   outer.fill = fill ^ outer.flip;
+  outer.h = layout.h;
+  outer.w = layout.w;
+  outer.grid = layout.grid;
+  outer.tile_h = (layout.h + layout.grid.down - 1) / layout.grid.down;
+  outer.tile_w = (layout.w + layout.grid.across - 1) / layout.grid.across;
   return outer;
+}
+
+// Blocks of tiles whose pixels are neighbours in the model's storage too.
+struct Stretch {
+  int64_t first, count;    // blocks
+  int64_t offset[kLanes];  // of each lane in the model's storage, at the first block
+  int64_t live[kLanes];    // of how many blocks a lane holds something, at most `count`
+};
+
+// The one that starts at `block`, and ends before `last` at the latest.
+static inline Stretch stretch_of(const Outer& outer, int64_t block, int64_t last) {
+  const Layout::Grid& grid = outer.grid;
+  const int64_t blocks = outer.tile_h * outer.tile_w, group = block / blocks, at = block % blocks;
+  // Tiles as wide as the image are in one piece.
+  const int64_t width = grid.across == 1 ? blocks : outer.tile_w;
+  const int64_t y = at / outer.tile_w, end = (at / width + 1) * width;
+  Stretch stretch;
+  stretch.first = block;
+  stretch.count = end - at < last - block ? end - at : last - block;
+  for (int64_t lane = 0; lane < kLanes; ++lane) {
+    const int64_t tile = lane % (grid.down * grid.across),
+                  image = group * grid.images + lane / (grid.down * grid.across);
+    const int64_t tile_y = tile / grid.across * outer.tile_h, x = tile % grid.across * outer.tile_w;
+    const int64_t right = x + outer.tile_w < outer.w ? x + outer.tile_w : outer.w;
+    const int64_t bottom = tile_y + outer.tile_h < outer.h ? tile_y + outer.tile_h : outer.h;
+    const int64_t pixel = (tile_y + y) * outer.w + x + at % outer.tile_w;
+    int64_t live = (grid.across == 1 ? bottom * outer.w : (tile_y + y) * outer.w + right) - pixel;
+    if (tile_y + y >= bottom || image >= outer.images || lane >= grid.images * grid.down * grid.across) live = 0;
+    stretch.offset[lane] = image * outer.image + pixel * outer.position;
+    stretch.live[lane] = live < 0 ? 0 : live < stretch.count ? live : stretch.count;
+  }
+  return stretch;
+}
+
+// Up to sixteen blocks of a stretch.
+struct Piece {
+  int64_t count;
+  int64_t offset[kLanes], width[kLanes];  // as in the stretch
+};
+
+static inline Piece piece_of(const Outer& outer, const Stretch& stretch, int64_t begin) {
+  Piece piece;
+  piece.count = stretch.count - begin < kLanes ? stretch.count - begin : kLanes;
+  for (int lane = 0; lane < kLanes; ++lane) {
+    const int64_t live = stretch.live[lane] - begin;
+    piece.offset[lane] = stretch.offset[lane] + begin * outer.size;
+    piece.width[lane] = live < 0 ? 0 : live < piece.count ? live : piece.count;
+  }
+  return piece;
 }
 
 struct Lanes {
@@ -59,11 +114,6 @@ struct Lanes {
 
 static inline Lanes lanes_of(const Outer& outer, int64_t block) {
   Lanes lanes;
-  if (outer.side_by_side) {
-    const int64_t first = block / outer.pixels * kLanes, pixel = block % outer.pixels;
-    lanes.add(first * outer.image + pixel * outer.position, outer.image, outer.size, outer.images - first);
-    return lanes;
-  }
   int64_t image = block * kLanes / outer.pixels, pixel = block * kLanes % outer.pixels;
   for (; lanes.count < kLanes && image < outer.images; ++image) {
     lanes.add(image * outer.image + pixel * outer.position, outer.position, outer.size, outer.pixels - pixel);
@@ -97,12 +147,6 @@ static inline void copy_bytes(uint8_t* to, const uint8_t* from, int64_t count) {
 #else
   for (int64_t i = 0; i < count; ++i) to[i] = from[i];
 #endif
-}
-
-// Up to sixty-four bytes.
-static inline void copy_part(uint8_t* to, const uint8_t* from, int64_t bytes) {
-  copy_words(to, from, bytes / 4);
-  copy_bytes(to + bytes / 4 * 4, from + bytes / 4 * 4, bytes % 4);
 }
 
 }  // namespace SPARSE_ISA

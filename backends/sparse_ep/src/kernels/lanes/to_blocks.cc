@@ -1,10 +1,10 @@
 // Blocks from the model's own storage.
 //
-// Where the model keeps channels side by side (tokens), or pixels that become different blocks (images as lanes), words
-// go through 16 x 16 transposition; where sixteen pixels are a row already, they are copied, or interleaved if bytes.
-// What does not fill a tile goes through a buffer of the tile's size.
+// Where the model keeps channels side by side (tokens), or pixels that become different blocks (lanes that go through
+// tiles of images), words go through 16 x 16 transposition; where sixteen pixels are a row already, they are copied, or
+// interleaved if bytes.
 #include "kernels/lanes/outer.h"
-#include "kernels/lanes/tile.h"
+#include "kernels/lanes/square.h"
 
 namespace sparse {
 namespace SPARSE_ISA {
@@ -12,19 +12,24 @@ namespace {
 
 class Import {
  public:
-  Import(const Outer& outer, const uint8_t* model, uint8_t* blocks) : outer_(outer), model_(model), blocks_(blocks) {
-    set_words(fill_, kRowBytes, outer.fill);
+  Import(const Outer& outer, const uint8_t* model, uint8_t* blocks)
+      : outer_(outer), model_(model), blocks_(blocks), fill_(row_of(outer.fill)), flip_(row_of(outer.flip)) {
+    put(fill_, fills_, kLanes);
   }
 
   void run(int64_t first, int64_t last) {
-    if (outer_.channel == outer_.size) {
-      for (int64_t block = first; block < last; ++block) channels_side_by_side(block);
-    } else if (outer_.position == outer_.size && outer_.side_by_side) {
+    if (outer_.tiles) {
       for (int64_t block = first; block < last;) {
-        const int64_t end = (block / outer_.pixels + 1) * outer_.pixels;
-        images_side_by_side(block, end < last ? end : last);
-        block = end;
+        const Stretch stretch = stretch_of(outer_, block, last);
+        for (int64_t begin = 0; begin < stretch.count; begin += kLanes) {
+          // Rather than a narrow piece, one that overlaps with the piece before.
+          if (stretch.count - begin < kLanes && stretch.count >= kLanes) begin = stretch.count - kLanes;
+          tiles(block + begin, piece_of(outer_, stretch, begin));
+        }
+        block += stretch.count;
       }
+    } else if (outer_.channel == outer_.size) {
+      for (int64_t block = first; block < last; ++block) channels_side_by_side(block);
     } else if (outer_.bytes) {
       for (int64_t block = first; block < last; ++block) byte_planes(block);
     } else {
@@ -33,58 +38,60 @@ class Import {
   }
 
  private:
-  uint8_t* row_at(int64_t block, int64_t row) const { return blocks_ + (block * outer_.rows + row) * kRowBytes; }
+  uint8_t* block_at(int64_t block) const { return blocks_ + block * outer_.rows * kRowBytes; }
 
-  // Tokens: tiles of sixteen lanes by sixty-four bytes of channels.
+  // Tokens: squares of sixteen lanes by sixty-four bytes of channels.
   void channels_side_by_side(int64_t block) {
     const Lanes lanes = lanes_of(outer_, block);
     const int64_t bytes = outer_.channels * outer_.size;
-    const uint8_t* in[kLanes];
-    uint8_t* rows[kLanes];
+    Row square[kLanes];
     for (int64_t begin = 0; begin < bytes; begin += kRowBytes) {
-      const int64_t row = begin / 4, count = outer_.rows - row < kLanes ? outer_.rows - row : kLanes;
-      for (int i = 0; i < lanes.count; ++i) in[i] = model_ + lanes.offset[i] + begin;
-      for (int i = 0; i < count; ++i) rows[i] = row_at(block, row + i);
-      tile(in, lanes.count, bytes - begin < kRowBytes ? bytes - begin : kRowBytes, rows, count);
+      const int64_t width = bytes - begin < kRowBytes ? bytes - begin : kRowBytes;
+      for (int i = 0; i < kLanes; ++i) {
+        const uint8_t* from = i < lanes.count ? model_ + lanes.offset[i] + begin : fills_;
+        if (i < lanes.count && width < kRowBytes) {
+          put(fill_, buffer_, kLanes);
+          copy_words(buffer_, from, width / 4);
+          copy_bytes(buffer_ + width / 4 * 4, from + width / 4 * 4, width % 4);
+          from = buffer_;
+        }
+        square[i] = row_at(from, kLanes, fill_);
+      }
+      put_square(square, block_at(block) + begin / 4 * kRowBytes, kRowBytes, (width + 3) / 4);
     }
   }
 
-  // Images as lanes, blocks of one group of sixteen images: tiles of sixteen images by sixteen pixels.
-  void images_side_by_side(int64_t first, int64_t last) {
-    const int64_t image = first / outer_.pixels * kLanes;
-    const int count = static_cast<int>(outer_.images - image < kLanes ? outer_.images - image : kLanes);
-    const uint8_t* in[kLanes];
-    uint8_t* rows[kLanes];
-    for (int64_t block = first; block < last; block += kLanes) {
-      // Rather than a narrow tile, one that overlaps with the tile before.
-      if (last - block < kLanes && last - first >= kLanes) block = last - kLanes;
-      Lanes pixels;
-      pixels.add(0, outer_.size, outer_.size, last - block);
-      const uint8_t* corner = model_ + image * outer_.image + block % outer_.pixels * outer_.position;
-      for (int64_t row = 0; row < outer_.rows; ++row) {
-        for (int i = 0; i < pixels.count; ++i) rows[i] = row_at(block + i, row);
-        if (outer_.bytes) {
-          alignas(64) uint8_t words[kLanes][kRowBytes];  // sixteen pixels of four channels of each image
-          for (int i = 0; i < count; ++i) {
-            four_planes(corner + i * outer_.image, row, pixels, 0, words[i]);
-            in[i] = words[i];
-          }
-          tile(in, count, kRowBytes, rows, pixels.count);
-        } else {
-          for (int i = 0; i < count; ++i) in[i] = corner + i * outer_.image + row * outer_.channel;
-          tile(in, count, pixels.count * 4, rows, pixels.count);
+  // Lanes that go through tiles: squares of sixteen lanes by sixteen pixels.
+  void tiles(int64_t block, const Piece& piece) {
+    const int64_t stride = outer_.rows * kRowBytes;
+    Row square[kLanes];
+    for (int64_t row = 0; row < outer_.rows; ++row) {
+      if (outer_.bytes) {
+        const uint8_t* first = model_ + row * 4 * outer_.channel;
+        const int64_t channels = outer_.channels - row * 4;
+        for (int i = 0; i < kLanes; ++i) {
+          const uint8_t* planes[4];
+          for (int j = 0; j < 4; ++j) planes[j] = j < channels ? first + j * outer_.channel + piece.offset[i] : fills_;
+          square[i] = planes_at(planes, piece.width[i], fill_);
         }
+      } else {
+        const uint8_t* first = model_ + row * outer_.channel;
+#pragma GCC unroll 16
+        for (int i = 0; i < kLanes; ++i) square[i] = row_at(first + piece.offset[i], piece.width[i], fill_);
       }
+      put_square(square, block_at(block) + row * kRowBytes, stride, piece.count);
     }
   }
 
   // Pixels as lanes: rows of floats are pieces of planes.
   void float_planes(int64_t block) {
     const Lanes lanes = lanes_of(outer_, block);
-    if (lanes.count < kLanes) set_words(row_at(block, 0), outer_.rows * kRowBytes, outer_.fill);
+    for (int64_t row = 0; row < outer_.rows && lanes.count < kLanes; ++row) {
+      put(fill_, block_at(block) + row * kRowBytes, kLanes);
+    }
     for (int lane = 0; lane < lanes.count; lane += lanes.run[lane]) {
       const uint8_t* from = model_ + lanes.offset[lane];
-      uint8_t* to = row_at(block, 0) + lane * 4;
+      uint8_t* to = block_at(block) + lane * 4;
       for (int64_t channel = 0; channel < outer_.channels; ++channel) {
         copy_words(to + channel * kRowBytes, from + channel * outer_.channel, lanes.run[lane]);
       }
@@ -93,64 +100,44 @@ class Import {
 
   void byte_planes(int64_t block) {
     const Lanes lanes = lanes_of(outer_, block);
-    int64_t row = 0;
-    if (lanes.whole()) {
-      const int64_t stride = outer_.channel, rows = outer_.channels / 4;
-      const uint32_t flip = outer_.flip;
-      const uint8_t* from = model_ + lanes.offset[0];
-      uint8_t* to = row_at(block, 0);
-      for (; row < rows; ++row) {
-        const uint8_t* planes[4] = {from, from + stride, from + 2 * stride, from + 3 * stride};
-        interleave(planes, flip, to);
-        from += 4 * stride;
-        to += kRowBytes;
-      }
-    }
-    for (; row < outer_.rows; ++row) four_planes(model_, row, lanes, outer_.flip, row_at(block, row));
-  }
-
-  // One row of four channels; `lanes` are relative to `from`.
-  void four_planes(const uint8_t* from, int64_t row, const Lanes& lanes, uint32_t flip, uint8_t* to) {
-    const uint8_t* planes[4];
-    for (int i = 0; i < 4; ++i) {
-      const int64_t channel = row * 4 + i;
-      const uint8_t* plane = from + channel * outer_.channel;
-      if (channel >= outer_.channels) {
-        planes[i] = fill_;
-      } else if (lanes.whole()) {
-        planes[i] = plane + lanes.offset[0];
-      } else {
-        planes[i] = buffer_[i];
-        set_words(buffer_[i], kLanes, outer_.fill);
+    for (int64_t row = 0; row < outer_.rows; ++row) {
+      const uint8_t* planes[4];
+      for (int i = 0; i < 4; ++i) {
+        const int64_t channel = row * 4 + i;
+        const uint8_t* plane = model_ + channel * outer_.channel;
+        planes[i] = fills_;
+        if (channel >= outer_.channels) continue;
+        planes[i] = lanes.whole() ? plane + lanes.offset[0] : planes_[i];
+        if (lanes.whole()) continue;
+        copy_bytes(planes_[i], fills_, kLanes);
         for (int lane = 0; lane < lanes.count; lane += lanes.run[lane]) {
-          copy_bytes(buffer_[i] + lane, plane + lanes.offset[lane], lanes.run[lane]);
+          copy_bytes(planes_[i] + lane, plane + lanes.offset[lane], lanes.run[lane]);
         }
       }
+      Row words = planes_at(planes, kLanes, fill_);
+      flip_bits(words, flip_);
+      put(words, block_at(block) + row * kRowBytes, kLanes);
     }
-    interleave(planes, flip, to);
   }
 
-  // `count` rows of `width` bytes in the model's storage become `row_count` rows of blocks.
-  void tile(const uint8_t* const* in, int count, int64_t width, uint8_t* const* rows, int64_t row_count) {
-    const uint8_t* from[kLanes];
-    uint8_t* to[kLanes];
+  // Sixteen lanes of `count` words become as many rows, `stride` apart.
+  void put_square(Row (&square)[kLanes], uint8_t* to, int64_t stride, int64_t count) const {
+    transpose(square);
+#pragma GCC unroll 16
     for (int i = 0; i < kLanes; ++i) {
-      from[i] = i < count ? in[i] : fill_;
-      to[i] = i < row_count ? rows[i] : unwanted_;
-      if (width == kRowBytes || i >= count) continue;
-      __builtin_memcpy(buffer_[i], fill_, kRowBytes);
-      copy_part(buffer_[i], in[i], width);
-      from[i] = buffer_[i];
+      if (i >= count) break;
+      flip_bits(square[i], flip_);
+      put(square[i], to + i * stride, kLanes);
     }
-    transpose(from, outer_.flip, to);
   }
 
   const Outer& outer_;
   const uint8_t* model_;
   uint8_t* blocks_;
-  alignas(64) uint8_t fill_[kRowBytes];
-  alignas(64) uint8_t unwanted_[kRowBytes];
-  alignas(64) uint8_t buffer_[kLanes][kRowBytes];
+  const Row fill_, flip_;
+  alignas(64) uint8_t fills_[kRowBytes];
+  alignas(64) uint8_t buffer_[kRowBytes];
+  alignas(64) uint8_t planes_[4][kLanes];
 };
 
 }  // namespace
