@@ -26,6 +26,10 @@ struct Match {
   // Layers that work on any form leave `spatial` unknown, and a pool of bytes its quantization: they take both from
   // the layers around them.
   bool any_quantization = false;
+  // A Matrix with too few zeros to be taken for itself, but worth it in front of others: see match_matrix.
+  bool dense = false;
+
+  bool is_bridge() const { return layer.kind != Layer::Matrix || dense; }
 
   void read(int tensor, const Value& value) {
     layer.inputs.push_back(tensor);
@@ -88,7 +92,8 @@ std::optional<ActivationMatch> match_activation(const Scope& scope, int op);    
 std::optional<ActivationMatch> match_activation_of(const Scope& scope, int tensor);  // that swallows this tensor
 
 // The product of a Matrix layer with its bias, before residual and activation: the tensor `layer.output`.
-// Weights of which less than `threshold` is zero are left alone.
+// Weights of which less than `threshold` is zero are left alone, but for the stem of a network: a convolution over the
+// few channels of its input. With it what enters a region is an image of three channels rather than one of sixty-four.
 struct MatrixMatch {
   Match match;
   bool requantized = false;  // complete: QLinearConv, QLinearMatMul

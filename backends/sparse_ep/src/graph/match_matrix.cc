@@ -93,6 +93,15 @@ std::optional<DenseWeights> conv_weights(const Tensor& weights, int64_t groups) 
   return dense;
 }
 
+// Colours, and one more.
+constexpr int64_t kStemChannels = 4;
+
+// The least share of zeros that the weights of a convolution need.
+double threshold_of(const DenseWeights& dense, double threshold) {
+  const bool is_stem = dense.channels * dense.groups <= kStemChannels && dense.taps > 1;
+  return is_stem ? 0.0 : threshold;
+}
+
 bool match_conv(const Scope& scope, const Operator& op, double threshold, MatrixMatch& matrix) {
   const Tensor* tensor = weights_tensor(scope, scope.input(op, 1));
   if (tensor == nullptr) return false;
@@ -104,8 +113,9 @@ bool match_conv(const Scope& scope, const Operator& op, double threshold, Matrix
       !fits(scope, op.outputs[0], rank, 1, dense->outputs)) {
     return false;
   }
-  std::optional<WeightsMatch> weights = match_weights(scope, op.inputs[1], *dense, 0, threshold);
+  std::optional<WeightsMatch> weights = match_weights(scope, op.inputs[1], *dense, 0, threshold_of(*dense, threshold));
   if (!weights) return false;
+  matrix.match.dense = 1.0 - weights->weights.density() < threshold;
   const int bias = scope.input(op, 2);
   if (scope.is_constant(bias) && scope.tensor(bias).shape != std::vector<int64_t>{dense->outputs}) return false;
   matrix.match.layer.window = *window;
@@ -183,8 +193,9 @@ bool match_qlinear_conv(const Scope& scope, const Operator& op, double threshold
     return false;
   }
   std::optional<Weights> weights =
-      quantized_weights(scope, op.inputs[3], op.inputs[4], op.inputs[5], *dense, threshold);
+      quantized_weights(scope, op.inputs[3], op.inputs[4], op.inputs[5], *dense, threshold_of(*dense, threshold));
   if (!weights) return false;
+  matrix.match.dense = 1.0 - weights->density() < threshold;
   if (scope.input(op, 8) >= 0) {  // in steps of input times weights
     const Tensor* bias = constant_tensor(scope.graph, op.inputs[8]);
     if (bias == nullptr || bias->type != DataType::Int32 || bias->shape.size() != 1 ||

@@ -169,16 +169,16 @@ class Partition {
 
   bool may_go(int m) const {
     const std::vector<int>& shared = match(m).dequantizers;
-    return match(m).layer.kind != Layer::Matrix &&
+    return match(m).is_bridge() &&
            std::all_of(shared.begin(), shared.end(), [&](int op) { return sharing_.at(op).size() == 1; });
   }
 
   // Gives back bridges at the border of their region that do not pay. Every tensor that crosses the border is
   // converted, so a bridge stays if fewer cross with it than without. If there are as many, it stays where a region
   // ends (a pool makes what crosses smaller) and goes where one begins (it would make it larger, and operators in front
-  // are often fused with what they follow), unless it works on bytes. A bridge with neighbours of its region on both
-  // sides stays: without it the region would not be convex. So does one that shares a DequantizeLinear, which is taken
-  // with all that it serves.
+  // are often fused with what they follow), unless it works on bytes or is a network's stem. A bridge with neighbours
+  // of its region on both sides stays: without it the region would not be convex. So does one that shares a
+  // DequantizeLinear, which is taken with all that it serves.
   void trim() {
     std::unordered_map<uint64_t, int> inside;  // readers of a tensor in a region
     std::unordered_map<int, int> outside;      // readers and outputs of a tensor anywhere, but for those of a region
@@ -226,7 +226,7 @@ class Partition {
       const bool begins = inner == 0, ends = inside[key(output, region)] == 0;
       if (!begins && !ends) continue;
       const int crossing = outer_added + read_by_others(output, region);
-      const bool pays = begins ? crossing < (is_of_bytes(m) ? 2 : 1) : outer_added + 1 <= inner_freed;
+      const bool pays = begins ? crossing < (is_of_bytes(m) || match(m).dense ? 2 : 1) : outer_added + 1 <= inner_freed;
       if (pays) continue;
 
       at(kept_, m) = false;
@@ -255,8 +255,7 @@ class Partition {
     }
     std::vector<std::vector<int>> regions;
     for (auto& [root, members] : by_root) {
-      const bool worth =
-          std::any_of(members.begin(), members.end(), [&](int m) { return match(m).layer.kind == Layer::Matrix; });
+      const bool worth = std::any_of(members.begin(), members.end(), [&](int m) { return !match(m).is_bridge(); });
       if (worth) regions.push_back(std::move(members));
     }
     std::sort(regions.begin(), regions.end());

@@ -54,6 +54,20 @@ class EvexAssembler {
     byte(0xC0 | low(reg));
     word(value);
   }
+  void set(Reg reg, int32_t value) {
+    if (high(reg)) byte(0x41);
+    byte(0xB8 | low(reg));
+    word(value);
+  }
+  // Take one from the register, and unless nothing is left go on at `target`, an earlier size of the code.
+  void repeat(Reg reg, size_t target) {
+    byte(0x48 | high(reg));
+    byte(0xFF);
+    byte(0xC8 | low(reg));
+    byte(0x0F);
+    byte(0x85);
+    word(static_cast<int32_t>(static_cast<int64_t>(target) - static_cast<int64_t>(code_.size() + 4)));
+  }
   void leave() {  // vzeroupper, lest the SSE code that follows is slow; ret
     for (const int value : {0xC5, 0xF8, 0x77, 0xC3}) byte(value);
   }
@@ -63,6 +77,7 @@ class EvexAssembler {
     while (code_.size() % 64 != 0) byte(0xCC);
     return code_.size();
   }
+  size_t size() const { return code_.size(); }
   void data(const std::vector<uint32_t>& words) {
     for (const uint32_t value : words) word(static_cast<int32_t>(value));
   }

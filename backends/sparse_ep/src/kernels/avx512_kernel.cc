@@ -2,7 +2,8 @@
 //
 // A function computes one chunk of one group for one block: the group's outputs stay in up to 30 registers, each row of
 // a panel is loaded once, and every nonzero is one instruction that broadcasts its weight from a stream. The stream is
-// read in order, so its pointer moves once in 256 weights.
+// read in order, so its pointer moves once in 256 weights. Where no weight is zero and a tap has few rows, as in the
+// first layer over an image, the function is a loop over the taps instead.
 #include <cpuid.h>
 
 #include <algorithm>
@@ -31,6 +32,10 @@ struct Part {
 // line: every call fetches a share of the next part. In how many calls depends on how often a part runs before the next
 // one does; what is large is mostly small in positions.
 constexpr int64_t kLargeNonzeros = 100000, kCallsOfLarge = 4, kCallsOfSmall = 12;
+
+// Loops have at most so many rows. Of quads some may be zero; floats would turn infinity times zero into NaN.
+constexpr int64_t kRowsOfLoop = 8;
+constexpr double kDenseQuads = 0.8;
 
 // Follows a pointer through a sequence of offsets, moving it so that displacements stay within a signed byte of units.
 class Cursor {
@@ -76,10 +81,15 @@ class Generator {
     const bool last = chunk_index + 1 == plan_.chunks.size();
     Cursor weights(code_, Reg::rsi, 4);
     begin(chunk_index == 0, group, weights);
-    const size_t next = chunk_index * plan_.groups.size() + group_index + 1;
-    const size_t lines = next < plan_.parts.size() ? lines_of(plan_.parts[next].size()) : 0;
-    part.ahead = static_cast<int64_t>(lines * 64);
-    accumulate(plan_.part(chunk_index, group_index), chunk, group, weights, lines);
+    const std::vector<Nonzero>& nonzeros = plan_.part(chunk_index, group_index);
+    if (is_dense(nonzeros, chunk, group)) {
+      accumulate_all(nonzeros, chunk, group, weights);
+    } else {
+      const size_t next = chunk_index * plan_.groups.size() + group_index + 1;
+      const size_t lines = next < plan_.parts.size() ? lines_of(plan_.parts[next].size()) : 0;
+      part.ahead = static_cast<int64_t>(lines * 64);
+      accumulate(nonzeros, chunk, group, weights, lines);
+    }
     if (last && plan_.residual)
       for (int i = 0; i < count; ++i) code_.add(i, Reg::rcx, i * static_cast<int32_t>(kRowBytes));
     if (last && plan_.activation.kind == Activation::Relu) {
@@ -134,13 +144,45 @@ class Generator {
       }
       for (; fetched < lines * (i + 1) / nonzeros.size(); ++fetched)
         code_.prefetch(Reg::r8, static_cast<int32_t>(fetched * 64));
-      const int accumulator = static_cast<int>(nonzero.output - group.begin);
-      const int32_t displacement = weights.displacement(push(nonzero.payload));
-      if (plan_.element == Element::F32) {
-        code_.multiply_add(accumulator, kX, Reg::rsi, displacement);
-      } else {
-        code_.dot_add(accumulator, kX, Reg::rsi, displacement);
-      }
+      multiply(static_cast<int>(nonzero.output - group.begin), weights.displacement(push(nonzero.payload)));
+    }
+  }
+
+  bool is_dense(const std::vector<Nonzero>& nonzeros, const Chunk& chunk, const Group& group) const {
+    const int64_t rows = chunk.row_end - chunk.row_begin;
+    const int64_t all = (chunk.tap_end - chunk.tap_begin) * rows * (group.end - group.begin);
+    const double least = plan_.element == Element::F32 ? 1.0 : kDenseQuads;
+    return rows <= kRowsOfLoop && static_cast<double>(nonzeros.size()) >= least * static_cast<double>(all);
+  }
+
+  void accumulate_all(const std::vector<Nonzero>& nonzeros, const Chunk& chunk, const Group& group, Cursor& weights) {
+    const int64_t rows = chunk.row_end - chunk.row_begin, outputs = group.end - group.begin;
+    const size_t begin = stream_.size();
+    stream_.resize(begin + static_cast<size_t>((chunk.tap_end - chunk.tap_begin) * rows * outputs));
+    for (const Nonzero& nonzero : nonzeros) {
+      const int64_t row = (nonzero.tap - chunk.tap_begin) * rows + nonzero.row - chunk.row_begin;
+      stream_[begin + static_cast<size_t>(row * outputs + nonzero.output - group.begin)] = nonzero.payload;
+    }
+    code_.add(Reg::rsi, weights.displacement(static_cast<int64_t>(begin) * 4));
+    code_.set(Reg::r10, static_cast<int32_t>(chunk.tap_end - chunk.tap_begin));
+    const size_t again = code_.size();
+    code_.move(Reg::r9, Reg::rdi, 0);
+    code_.add(Reg::rdi, sizeof(void*));
+    for (int64_t row = 0; row < rows; ++row) {
+      code_.load(kX, Reg::r9, static_cast<int32_t>(row * kRowBytes));
+      for (int64_t output = 0; output < outputs; ++output)
+        multiply(static_cast<int>(output), static_cast<int32_t>((row * outputs + output) * 4));
+    }
+    code_.add(Reg::rsi, static_cast<int32_t>(rows * outputs * 4));
+    code_.repeat(Reg::r10, again);
+  }
+
+  // Adds the row times the weight at the stream's pointer + displacement.
+  void multiply(int accumulator, int32_t displacement) {
+    if (plan_.element == Element::F32) {
+      code_.multiply_add(accumulator, kX, Reg::rsi, displacement);
+    } else {
+      code_.dot_add(accumulator, kX, Reg::rsi, displacement);
     }
   }
 

@@ -12,17 +12,22 @@ constexpr int64_t kAvx512Widest = 30, kAvx2Widest = 6, kCompiledWidest = 8;
 // rows.
 constexpr int64_t kMostAvx2 = (int64_t{1} << 20) / 22;
 
+// Rows are loaded for every group. Below this share of nonzeros that costs more than parts of uneven length.
+constexpr double kScarce = 0.15;
+
 // A part should be long enough that loading and storing its sums is nothing beside it, and its panel short enough to
 // stay in the first-level cache.
 constexpr double kPartNonzeros = 1500;
 constexpr int64_t kShortestChunk = 384, kLongestChunk = 1152;
 
-// Groups of even size that begin at multiples of `unit`.
-std::vector<Group> split_outputs(int64_t outputs, int64_t widest, int64_t unit) {
+// Groups that begin at multiples of `unit`: of even size, or as large as may be and one of what is left.
+std::vector<Group> split_outputs(int64_t outputs, int64_t widest, int64_t unit, bool even) {
   const int64_t units = (outputs + unit - 1) / unit, most = widest / unit, count = (units + most - 1) / most;
   std::vector<Group> groups;
-  for (int64_t i = 0; i < count; ++i)
-    groups.push_back({units * i / count * unit, std::min(outputs, units * (i + 1) / count * unit)});
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t begin = even ? units * i / count : most * i, end = even ? units * (i + 1) / count : most * (i + 1);
+    groups.push_back({begin * unit, std::min(outputs, end * unit)});
+  }
   return groups;
 }
 
@@ -79,9 +84,11 @@ KernelPlan plan_kernel(const Weights& weights, Element element, const Activation
     plan.activation = activation;
     plan.residual = residual;
   }
-  plan.groups = split_outputs(plan.outputs, widest, element == Element::F32 ? 1 : 4);  // whole rows of a Q8 result
   const std::vector<Nonzero> all = nonzeros_of(weights, element);
   plan.nonzeros = static_cast<int64_t>(all.size());
+  const int64_t unit = element == Element::F32 ? 1 : 4;  // whole rows of a Q8 result
+  const bool even = plan.nonzeros > kScarce * static_cast<double>(plan.outputs * plan.taps * plan.rows);
+  plan.groups = split_outputs(plan.outputs, widest, unit, even);
   const double per_row = static_cast<double>(all.size()) /
                          static_cast<double>(std::max<int64_t>(1, plan.taps * plan.rows)) /
                          static_cast<double>(plan.groups.size());

@@ -9,11 +9,12 @@
 namespace sparse {
 namespace {
 
-// Costs in cycles, roughly, of a row of sixteen lanes.
+// Costs in cycles, roughly; of a row of sixteen lanes, where nothing else is said.
 constexpr double kNonzero = 0.9;              // multiplied by a weight
 constexpr double kTouched = 2.0;              // loaded and stored
 constexpr double kCopy = 1.0, kSource = 1.0;  // packed, from so many blocks
-constexpr double kTurned = 3.5;               // between the model's storage and tiles, more than for pixels
+constexpr double kPack = 60.0;                // once for a panel that is packed
+constexpr double kTurned = 45.0;              // a square of lanes by blocks in a row of tiles, more than for pixels
 
 // A block of a tile costs as much as so many panels that have to be packed because they cross its border.
 constexpr int64_t kBlockInPanels = 8;
@@ -142,13 +143,17 @@ class Chooser {
       if (!has_window(layer)) continue;
       const auto gather = gathers_->get(in, out, place(layer.window, {in.n, in.h, in.w}));
       if (!kernels_[i]) cycles += blocks * rows * static_cast<double>(gather->taps) * kNonzero;
-      cycles += rows * (kCopy * static_cast<double>(gather->copies.size()) +
-                        kSource * static_cast<double>(gather->sources.size()));
+      const auto copies = static_cast<double>(gather->copies.size());
+      cycles += copies * kPack + rows * (copies * kCopy + static_cast<double>(gather->sources.size()) * kSource);
     }
     for (const auto* ports : {&region_.inputs, &region_.outputs})
       for (const int value : *ports) {
         const Layout& layout = all[static_cast<size_t>(value)];
-        if (layout.lanes == Layout::Tiles) cycles += static_cast<double>(layout.blocks() * layout.rows()) * kTurned;
+        if (layout.lanes == Layout::Pixels) continue;
+        const bool whole_rows = layout.grid.across == 1;
+        const int64_t width = whole_rows ? layout.tile_blocks() : layout.tile_w();
+        const int64_t squares = (width + kLanes - 1) / kLanes * (layout.blocks() / width);
+        cycles += static_cast<double>(squares * layout.rows()) * kTurned;
       }
     return cycles;
   }

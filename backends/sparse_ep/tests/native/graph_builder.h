@@ -50,6 +50,10 @@ class GraphBuilder {
     for (size_t i = 0; i < values.size(); i += 4) values[i] = 0.25f * static_cast<float>(i % 7 + 1);
     return floats(std::move(shape), values);
   }
+  int dense_weights(Shape shape) {
+    const std::vector<float> values(size(shape), 0.5f);
+    return floats(std::move(shape), values);
+  }
   int byte_weights(Shape shape) {
     std::vector<int8_t> values(size(shape));
     for (size_t i = 0; i < values.size(); i += 4) values[i] = static_cast<int8_t>(i % 7 - 8);

@@ -129,6 +129,48 @@ void give_bridges_back() {
   }
 }
 
+// A dense convolution over the few channels of an image, in front of sparse ones.
+void take_stems() {
+  const Attributes pads = {{"pads", ints({1, 1, 1, 1})}};
+  const Attributes window = {{"kernel_shape", ints({2, 2})}, {"strides", ints({2, 2})}};
+  const auto stem = [&](B& b, int64_t channels) {
+    const int weights = b.dense_weights({8, channels, 3, 3});
+    return b.op("Conv", {b.input("x", {1, channels, 8, 8}), weights}, pads);
+  };
+  {
+    B b;
+    b.conv(b.op("MaxPool", {b.op("Relu", {stem(b, 3)})}, window), 8, 8);
+    expect(b, "a stem and its pool", "Matrix Relu; MaxPool; Matrix");
+  }
+  {
+    B b;
+    b.op("MaxPool", {stem(b, 4)}, window);
+    expect(b, "a stem with nothing behind it", "");
+  }
+  {
+    B b;
+    const int y = stem(b, 3);
+    b.output(y);
+    b.conv(y, 8, 8);
+    expect(b, "a stem that is read elsewhere too", "Matrix");
+  }
+  {
+    B b;
+    b.conv(stem(b, 5), 8, 8);
+    expect(b, "dense, but of more channels", "Matrix");
+  }
+  {
+    B b;
+    b.conv(b.op("Conv", {b.input("x", {1, 3, 8, 8}), b.dense_weights({8, 3, 1, 1})}), 8, 8);
+    expect(b, "dense, but without a window", "Matrix");
+  }
+  {
+    B b;
+    b.conv(b.op("Softmax", {stem(b, 3)}), 8, 8);
+    expect(b, "a stem apart", "Matrix");
+  }
+}
+
 void keep_dequantizers_together() {
   B b;  // one DequantizeLinear for two convolutions, the second of which also waits for another operator
   const int x = b.dequantize(b.input("x", {1, 8, 7, 7}, DataType::Uint8));
@@ -404,6 +446,7 @@ int main() {
   cut_by_subgraphs();
   cut_by_form();
   give_bridges_back();
+  take_stems();
   keep_dequantizers_together();
   inputs_and_outputs();
   refuse_views();

@@ -388,11 +388,36 @@ void test_long_chunks() {
   }
 }
 
+// Taps of few rows without zeros, or with a few.
+void test_dense_taps() {
+  for (const Element element : {Element::F32, Element::Q8}) {
+    for (const double density : {1.0, 0.97}) {
+      for (const int64_t inputs : {1, 3, 8, 9, 30}) {
+        const bool residual = element == Element::F32 && inputs % 2 == 1;
+        const Weights weights = random_weights(element, 64, inputs, 49, density);
+        const Activation activation =
+            element == Element::F32 ? random_activation(static_cast<int>(inputs % 9)) : Activation();
+        Problem problem(weights, element, residual);
+        for (const Kind& kind : kinds(element)) {
+          const int before = failures;
+          const auto kernel = kind.make(plan_kernel(weights, element, activation, residual, kind.widest));
+          if (!kernel) continue;
+          problem.run(*kernel);
+          problem.check(activation);
+          report(kind.name, before);
+        }
+      }
+    }
+  }
+}
+
 // What is not a number reaches the outputs whose weights meet it, through every activation, and no others.
 void test_not_a_number() {
   for (int activation_kind = 0; activation_kind < 9; ++activation_kind) {
     const Activation activation = random_activation(activation_kind);
-    const Weights weights = random_weights(Element::F32, 13, 20, 1, 0.3);
+    const bool few_rows = activation_kind % 2 == 1;  // nearly a loop
+    const Weights weights =
+        few_rows ? random_weights(Element::F32, 13, 6, 9, 0.9) : random_weights(Element::F32, 13, 20, 1, 0.3);
     Problem problem(weights, Element::F32, false);
     problem.set(4, 3, std::numeric_limits<float>::quiet_NaN());
     problem.set(11, 15, std::numeric_limits<float>::quiet_NaN());
@@ -500,6 +525,7 @@ void test_refused_memory() {
 int main() {
   test_random_layers();
   test_long_chunks();
+  test_dense_taps();
   test_not_a_number();
   test_wide_quads();
   test_narrow_dot();

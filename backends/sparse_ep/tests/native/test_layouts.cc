@@ -92,8 +92,8 @@ void fewer_images_leave_few_lanes_unused() {
 
 // Where lanes that stay unused cost more than packing does.
 void heavy_layers_take_pixels_where_tiles_do_not_fit() {
-  CHECK((Chain{256, 2000, 2, {{3, 1}}}.choose({1, 256, 14, 14})[0].lanes == Layout::Pixels));
-  CHECK((Chain{256, 20, 2, {{3, 1}}}.choose({1, 256, 14, 14})[0].lanes == Layout::Tiles));
+  CHECK((Chain{256, 2000, 2, {{3, 1}, {3, 1}, {3, 1}}}.choose({1, 256, 14, 14})[0].lanes == Layout::Pixels));
+  CHECK((Chain{256, 20, 2, {{3, 1}, {3, 1}, {3, 1}}}.choose({1, 256, 14, 14})[0].lanes == Layout::Tiles));
 }
 
 void large_images_stay_in_order() {

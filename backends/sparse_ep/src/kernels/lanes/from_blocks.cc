@@ -27,7 +27,7 @@ class Export {
     } else if (outer_.bytes) {
       for (int64_t block = first; block < last; ++block) byte_planes(block);
     } else {
-      for (int64_t block = first; block < last; ++block) float_planes(block);
+      for (int64_t block = first; block < last;) block += float_planes(block, last);
     }
   }
 
@@ -67,12 +67,20 @@ class Export {
       } else {
         uint8_t* first = model_ + row * outer_.channel;
 #pragma GCC unroll 16
-        for (int i = 0; i < kLanes; ++i) put(square[i], first + piece.offset[i], piece.width[i]);
+        for (int i = 0; i < kLanes; ++i) {
+          put(square[i], first + piece.offset[i], piece.width[i]);
+          __builtin_prefetch(first + piece.offset[i] + kAhead, 1);
+        }
       }
     }
   }
 
-  void float_planes(int64_t block) {
+  int64_t float_planes(int64_t block, int64_t last) {
+    const int64_t whole = whole_blocks(outer_, block, last);
+    if (whole > 0) {
+      piece_by_piece(block, whole);
+      return whole;
+    }
     const Lanes lanes = lanes_of(outer_, block);
     for (int lane = 0; lane < lanes.count; lane += lanes.run[lane]) {
       const uint8_t* from = block_at(block) + lane * 4;
@@ -80,6 +88,16 @@ class Export {
       for (int64_t channel = 0; channel < outer_.channels; ++channel) {
         copy_words(to + channel * outer_.channel, from + channel * kRowBytes, lanes.run[lane]);
       }
+    }
+    return 1;
+  }
+
+  void piece_by_piece(int64_t block, int64_t count) {
+    const int64_t pixel = block * kLanes, image = pixel / outer_.pixels;
+    uint8_t* to = model_ + image * outer_.image + pixel % outer_.pixels * 4;
+    for (int64_t channel = 0; channel < outer_.channels; ++channel, to += outer_.channel) {
+      const uint8_t* from = block_at(block) + channel * kRowBytes;
+      for (int64_t i = 0; i < count; ++i) copy_words(to + i * kRowBytes, from + i * outer_.rows * kRowBytes, kLanes);
     }
   }
 

@@ -7,6 +7,9 @@
 namespace sparse {
 namespace SPARSE_ISA {
 
+// Lanes fetch so many bytes ahead: they are more streams than a processor follows by itself.
+constexpr int64_t kAhead = 2 * kRowBytes;
+
 // Sizes and strides in bytes.
 struct Outer {
   bool bytes;    // rather than floats
@@ -120,6 +123,16 @@ static inline Lanes lanes_of(const Outer& outer, int64_t block) {
     pixel = 0;
   }
   return lanes;
+}
+
+// How many blocks from `block` on, but not from `last` on, hold sixteen pixels each that are neighbours in one image.
+static inline int64_t whole_blocks(const Outer& outer, int64_t block, int64_t last) {
+  constexpr int64_t kMost = 8;
+  const int64_t image = block * kLanes / outer.pixels;
+  if (outer.position != outer.size || image >= outer.images) return 0;
+  const int64_t blocks = ((image + 1) * outer.pixels - block * kLanes) / kLanes;
+  const int64_t count = blocks < last - block ? blocks : last - block;
+  return count < kMost ? count : kMost;
 }
 
 static inline void set_words(uint8_t* to, int64_t bytes, uint32_t word) {

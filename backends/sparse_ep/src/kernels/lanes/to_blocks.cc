@@ -33,7 +33,7 @@ class Import {
     } else if (outer_.bytes) {
       for (int64_t block = first; block < last; ++block) byte_planes(block);
     } else {
-      for (int64_t block = first; block < last; ++block) float_planes(block);
+      for (int64_t block = first; block < last;) block += float_planes(block, last);
     }
   }
 
@@ -77,14 +77,22 @@ class Import {
       } else {
         const uint8_t* first = model_ + row * outer_.channel;
 #pragma GCC unroll 16
-        for (int i = 0; i < kLanes; ++i) square[i] = row_at(first + piece.offset[i], piece.width[i], fill_);
+        for (int i = 0; i < kLanes; ++i) {
+          square[i] = row_at(first + piece.offset[i], piece.width[i], fill_);
+          __builtin_prefetch(first + piece.offset[i] + kAhead);
+        }
       }
       put_square(square, block_at(block) + row * kRowBytes, stride, piece.count);
     }
   }
 
   // Pixels as lanes: rows of floats are pieces of planes.
-  void float_planes(int64_t block) {
+  int64_t float_planes(int64_t block, int64_t last) {
+    const int64_t whole = whole_blocks(outer_, block, last);
+    if (whole > 0) {
+      piece_by_piece(block, whole);
+      return whole;
+    }
     const Lanes lanes = lanes_of(outer_, block);
     for (int64_t row = 0; row < outer_.rows && lanes.count < kLanes; ++row) {
       put(fill_, block_at(block) + row * kRowBytes, kLanes);
@@ -95,6 +103,17 @@ class Import {
       for (int64_t channel = 0; channel < outer_.channels; ++channel) {
         copy_words(to + channel * kRowBytes, from + channel * outer_.channel, lanes.run[lane]);
       }
+    }
+    return 1;
+  }
+
+  // Blocks of a plane one after the other, so that the planes are read in longer pieces.
+  void piece_by_piece(int64_t block, int64_t count) {
+    const int64_t pixel = block * kLanes, image = pixel / outer_.pixels;
+    const uint8_t* from = model_ + image * outer_.image + pixel % outer_.pixels * 4;
+    for (int64_t channel = 0; channel < outer_.channels; ++channel, from += outer_.channel) {
+      uint8_t* to = block_at(block) + channel * kRowBytes;
+      for (int64_t i = 0; i < count; ++i) copy_words(to + i * outer_.rows * kRowBytes, from + i * kRowBytes, kLanes);
     }
   }
 
