@@ -77,8 +77,17 @@ struct Requantized {
 };
 std::optional<Requantized> requantized(const Scope& scope, int tensor);
 
+// A constant of floats, or of integers behind a DequantizeLinear of one scale or of one for each element.
+struct RealConstant {
+  std::vector<int64_t> shape;
+  std::vector<float> values;
+  int dequantizer = -1;
+};
+std::optional<RealConstant> real_constant(const Scope& scope, int tensor);
+
 // What a constant adds to each of `channels` at `axis` of a tensor of rank `rank`: one number for each channel.
 // Nothing if it is no constant, or would not add along that axis alone.
+std::optional<std::vector<float>> channel_constant(const RealConstant& constant, int64_t channels, int rank, int axis);
 std::optional<std::vector<float>> channel_constant(const Scope& scope, int constant, int64_t channels, int rank,
                                                    int axis);
 
@@ -98,10 +107,13 @@ struct MatrixMatch {
   Match match;
   bool requantized = false;  // complete: QLinearConv, QLinearMatMul
   int addend = -1;           // a Gemm's C that is no bias: what the product is added to
+  // Where the product is rounded to bytes on its way: these, and the DequantizeLinear behind them.
+  int rounded = -1, rounded_reader = -1;
 };
 std::optional<MatrixMatch> match_matrix(const Scope& scope, int op, double threshold);
 
-// Swallows what follows the product: constant additions and normalisations along its channels.
+// Swallows what follows the product: constant additions and normalisations along its channels, also those behind bytes
+// that a product of bytes is rounded to first.
 void swallow_bias(const Scope& scope, MatrixMatch& matrix);
 
 // The addition of another value of the same shape that the product ends in: the operator, and the operand that is not
@@ -111,14 +123,19 @@ struct Residual {
 };
 std::optional<Residual> find_residual(const Scope& scope, const MatrixMatch& matrix);
 
-// Swallows the rest: `residual` if there is one, an activation, and the QuantizeLinear that a layer of bytes has to
-// end in. Nothing if that is not there.
-std::optional<Match> complete(const Scope& scope, MatrixMatch matrix, const std::optional<Residual>& residual);
+// Swallows the rest: `residual` if there is one, an activation, and the QuantizeLinear behind a product of bytes.
+Match complete(const Scope& scope, MatrixMatch matrix, const std::optional<Residual>& residual);
+
+// Reads `tensor` as floats, or as the bytes that it comes from where nothing but the match reads it.
+void read_either(const Scope& scope, int tensor, Value form, Match& match);
+
+// The output as bytes if a QuantizeLinear is all that reads it.
+void make_either(const Scope& scope, Match& match);
 
 // Swallows an activation behind the layer, if there is one.
 void swallow_activation(const Scope& scope, Match& match);
 
-// Does the operator only give tokens another shape, their channels kept?
+// Does the operator only give tokens of floats or bytes another shape, their channels kept?
 bool keeps_channels(const Scope& scope, const Operator& op);
 
 // Swallow the operator, if there is one that keeps the channels: what makes the input of a product over tokens and is
@@ -131,6 +148,10 @@ bool swallow_reshape_behind(const Scope& scope, int op, Match& match);
 std::optional<Match> match_reshape(const Scope& scope, int op);
 std::optional<Match> match_bridge(const Scope& scope, int op);
 std::optional<Match> match_quantized_bridge(const Scope& scope, int op);
+
+// A QuantizeLinear or DequantizeLinear that belongs to nothing else.
+std::optional<Match> match_quantizer(const Scope& scope, int op);
+bool is_quantizer(const Match& match);
 
 // Swallows a limit behind a layer of bytes that is quantized once more.
 void swallow_requantization(const Scope& scope, Match& match);

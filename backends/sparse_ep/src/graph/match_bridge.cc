@@ -1,8 +1,10 @@
-// Layers of floats without weights, worth taking between layers with weights.
+// Layers without weights, worth taking between layers with weights: of floats, some of them also from and to bytes.
 #include <cmath>
+#include <utility>
 
 #include "graph/constants.h"
 #include "graph/match.h"
+#include "graph/match_weights.h"
 #include "graph/match_window.h"
 
 namespace sparse {
@@ -47,11 +49,13 @@ bool match_pool(const Scope& scope, const Operator& op, Match& match) {
 bool match_sum(const Scope& scope, const Operator& op, Match& match) {
   if ((!is_onnx(op, "Add") && !is_onnx(op, "Sum")) || op.inputs.size() != 2) return false;
   for (const int input : op.inputs) {
-    if (input < 0 || scope.is_constant(input) || !scope.is_float(input)) return false;
+    if (input < 0 || weights_tensor(scope, input) != nullptr || scope.is_constant(input) || !scope.is_float(input)) {
+      return false;
+    }
   }
   if (!scope.shapes.same(op.inputs[0], op.inputs[1])) return false;
   match.layer.kind = Layer::Sum;
-  for (const int input : op.inputs) match.read(input, floats(kUnknownSpatial, 0));
+  for (const int input : op.inputs) read_either(scope, input, floats(kUnknownSpatial, 0), match);
   match.makes = floats(kUnknownSpatial, 0);
   match.layer.output = op.outputs[0];
   return true;
@@ -62,23 +66,24 @@ bool match_layer_norm(const Scope& scope, const Operator& op, Match& match) {
   const int rank = scope.shapes.rank(op.inputs[0]);
   const int64_t axis = op.integer("axis", -1);
   if (rank < 2 || (axis != -1 && axis != rank - 1)) return false;
-  const std::optional<std::vector<float>> scale = constant_floats(scope.graph, op.inputs[1]);
-  if (!scale || scope.tensor(op.inputs[1]).shape.size() != 1) return false;
-  const int64_t channels = static_cast<int64_t>(scale->size());
+  const std::optional<RealConstant> scale = real_constant(scope, op.inputs[1]);
+  if (!scale || scale->shape.size() != 1) return false;
+  const int64_t channels = static_cast<int64_t>(scale->values.size());
   const int64_t size = scope.shapes.size(op.inputs[0], rank - 1);
   if (size >= 0 && size != channels) return false;
-  match.layer.scale = *scale;
-  match.layer.bias.resize(scale->size());
-  const int bias = scope.input(op, 2);
-  if (bias >= 0) {
-    std::optional<std::vector<float>> values = constant_floats(scope.graph, bias);
-    if (!values || values->size() != scale->size() || scope.tensor(bias).shape.size() != 1) return false;
-    match.layer.bias = std::move(*values);
+  match.layer.scale = scale->values;
+  match.layer.bias.resize(scale->values.size());
+  if (scale->dequantizer >= 0) match.dequantizers.push_back(scale->dequantizer);
+  if (scope.input(op, 2) >= 0) {
+    const std::optional<RealConstant> bias = real_constant(scope, op.inputs[2]);
+    if (!bias || bias->shape != scale->shape) return false;
+    match.layer.bias = bias->values;
+    if (bias->dequantizer >= 0) match.dequantizers.push_back(bias->dequantizer);
   }
   match.layer.epsilon = op.real("epsilon", 1e-5f);
   if (!std::isfinite(match.layer.epsilon) || match.layer.epsilon < 0.0f) return false;
   match.layer.kind = Layer::LayerNorm;
-  match.read(op.inputs[0], floats(0, channels));
+  read_either(scope, op.inputs[0], floats(0, channels), match);
   match.makes = floats(0, channels);
   match.layer.output = op.outputs[0];
   return true;
@@ -97,9 +102,15 @@ bool match_activate(const Scope& scope, int index, Match& match) {
   match.layer.activation = found->activation;
   match.layer.output = found->output;
   match.operators = found->operators;
-  match.read(input, floats(kUnknownSpatial, 0));
+  read_either(scope, input, floats(kUnknownSpatial, 0), match);
   match.makes = floats(kUnknownSpatial, 0);
   return true;
+}
+
+Match made_either(const Scope& scope, Match match) {
+  make_either(scope, match);
+  swallow_requantization(scope, match);
+  return match;
 }
 
 }  // namespace
@@ -111,17 +122,50 @@ std::optional<Match> match_bridge(const Scope& scope, int index) {
     return std::nullopt;
   }
   Match match;
-  if (match_activate(scope, index, match)) return match;
+  if (match_activate(scope, index, match)) return made_either(scope, std::move(match));
   match = Match();
   match.operators = {index};
   if (match_sum(scope, op, match)) {
     swallow_activation(scope, match);
-    return match;
+    return made_either(scope, std::move(match));
   }
-  if (!scope.is_constant(op.inputs[0]) && (match_pool(scope, op, match) || match_layer_norm(scope, op, match))) {
-    return match;
-  }
+  if (scope.is_constant(op.inputs[0])) return std::nullopt;
+  if (match_layer_norm(scope, op, match)) return made_either(scope, std::move(match));
+  if (match_pool(scope, op, match)) return match;
   return std::nullopt;
+}
+
+std::optional<Match> match_quantizer(const Scope& scope, int index) {
+  const Operator& op = scope.op(index);
+  if (!scope.is_free(index) || op.subgraphs || op.inputs.empty() || op.inputs[0] < 0 ||
+      scope.is_constant(op.inputs[0])) {
+    return std::nullopt;
+  }
+  Match match;
+  match.operators = {index};
+  match.layer.kind = Layer::Activate;
+  match.layer.output = op.outputs[0];
+  Value real = floats(kUnknownSpatial, 0), bytes = real;
+  bytes.element = Element::Q8;
+  if (const std::optional<Dequantized> source = dequantized(scope, op.outputs[0])) {
+    bytes.quantization = source->quantization;
+    match.read(source->tensor, bytes);
+    match.makes = real;
+    return match;
+  }
+  if (!is_onnx(op, "QuantizeLinear") && !is_microsoft(op, "QuantizeLinear")) return std::nullopt;
+  const std::optional<Quantization> to =
+      constant_quantization(scope.graph, scope.input(op, 1), scope.input(op, 2), scope.tensor(op.outputs[0]).type);
+  if (!to || !scope.is_float(op.inputs[0])) return std::nullopt;
+  bytes.quantization = *to;
+  match.read(op.inputs[0], real);
+  match.makes = bytes;
+  return match;
+}
+
+bool is_quantizer(const Match& match) {
+  return match.layer.kind == Layer::Activate && match.layer.activation.kind == Activation::None &&
+         match.reads[0].element != match.makes.element;
 }
 
 }  // namespace sparse

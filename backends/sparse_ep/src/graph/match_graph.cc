@@ -26,6 +26,13 @@ class Matcher {
     for (int op = 0; op < count; ++op) accept(match_quantized_bridge(scope_, op));
     for (int op = 0; op < count; ++op) accept(match_bridge(scope_, op));
     for (int op = 0; op < count; ++op) accept(match_reshape(scope_, op));
+    std::vector<bool> shared(scope_.graph.operators.size());
+    for (const Match& match : matches_) {
+      for (const int op : match.dequantizers) shared[static_cast<size_t>(op)] = true;
+    }
+    for (int op = 0; op < count; ++op) {
+      if (!shared[static_cast<size_t>(op)]) accept(match_quantizer(scope_, op));
+    }
     std::sort(matches_.begin(), matches_.end(),
               [](const Match& a, const Match& b) { return a.operators.back() < b.operators.back(); });
     return std::move(matches_);
@@ -49,8 +56,8 @@ class Matcher {
         residual = find_residual(scope_, product);
       }
     }
-    std::optional<Match> match = complete(scope_, std::move(product), residual);
-    if (match && (!options_.worth || is_worth(*match))) accept(std::move(match));
+    Match match = complete(scope_, std::move(product), residual);
+    if (!options_.worth || is_worth(match)) accept(std::move(match));
   }
 
   bool is_worth(const Match& match) const {

@@ -46,7 +46,7 @@ bool keeps_channels(const Scope& scope, const Operator& op) {
     if (op.inputs[i] >= 0 && !scope.is_constant(op.inputs[i])) return false;
   }
   const int from = op.inputs[0], to = op.outputs[0];
-  if (!scope.is_float(from) || scope.is_constant(from)) return false;
+  if ((!scope.is_float(from) && !scope.is_bytes(from)) || scope.is_constant(from)) return false;
   const int rank = scope.shapes.rank(from), new_rank = scope.shapes.rank(to);
   if (rank < 2 || new_rank < 2) return false;
   const int64_t channels = scope.shapes.size(from, rank - 1);
@@ -89,6 +89,17 @@ std::optional<Match> match_reshape(const Scope& scope, int index) {
   match.layer.shape = std::move(*shape);
   match.layer.output = op.outputs[0];
   match.makes.spatial = kUnknownSpatial;
+  if (scope.is_bytes(op.inputs[0])) {
+    match.makes.element = Element::Q8;
+    match.makes.quantization.is_signed = scope.tensor(op.inputs[0]).type == DataType::Int8;
+    match.any_quantization = true;
+    match.read(op.inputs[0], match.makes);
+    return match;
+  }
+  Match bytes = match;  // if they are the same before and behind it
+  read_either(scope, op.inputs[0], bytes.makes, bytes);
+  make_either(scope, bytes);
+  if (is_same_form(bytes.reads[0], bytes.makes) && bytes.makes.element == Element::Q8) return bytes;
   match.read(op.inputs[0], match.makes);
   return match;
 }

@@ -1,8 +1,10 @@
 // What a Matrix layer takes in behind its product: bias, normalisation, residual, activation, quantization.
 #include <cmath>
+#include <utility>
 
 #include "graph/constants.h"
 #include "graph/match.h"
+#include "graph/match_weights.h"
 
 namespace sparse {
 namespace {
@@ -13,16 +15,28 @@ int channel_axis(const Scope& scope, const Match& match) {
   return match.makes.spatial > 0 ? 1 : rank - 1;
 }
 
+// What the operator adds to each channel of `tensor`, of the layer's shape, if that is constant; the operator that
+// dequantizes it goes to `dequantizers`.
+std::optional<std::vector<float>> added_constant(const Scope& scope, const Operator& op, int tensor, const Match& match,
+                                                 std::vector<int>& dequantizers) {
+  if (!is_onnx(op, "Add") || op.inputs.size() != 2) return std::nullopt;
+  const std::optional<RealConstant> constant =
+      real_constant(scope, op.inputs[0] == tensor ? op.inputs[1] : op.inputs[0]);
+  if (!constant) return std::nullopt;
+  if (constant->dequantizer >= 0) dequantizers.push_back(constant->dequantizer);
+  return channel_constant(*constant, match.layer.weights.outputs, scope.shapes.rank(match.layer.output),
+                          channel_axis(scope, match));
+}
+
 bool swallow_bias_add(const Scope& scope, int index, Match& match) {
-  const Operator& op = scope.op(index);
-  if (!is_onnx(op, "Add") || op.inputs.size() != 2) return false;
-  Weights& weights = match.layer.weights;
-  const int other = op.inputs[0] == match.layer.output ? op.inputs[1] : op.inputs[0];
-  const std::optional<std::vector<float>> constant = channel_constant(
-      scope, other, weights.outputs, scope.shapes.rank(match.layer.output), channel_axis(scope, match));
+  std::vector<int> dequantizers;
+  const std::optional<std::vector<float>> constant =
+      added_constant(scope, scope.op(index), match.layer.output, match, dequantizers);
   if (!constant) return false;
-  weights.bias.resize(constant->size());
-  for (size_t i = 0; i < constant->size(); ++i) weights.bias[i] += (*constant)[i];
+  std::vector<float>& bias = match.layer.rounding ? match.layer.bias : match.layer.weights.bias;
+  bias.resize(constant->size());
+  for (size_t i = 0; i < constant->size(); ++i) bias[i] += (*constant)[i];
+  match.dequantizers.insert(match.dequantizers.end(), dequantizers.begin(), dequantizers.end());
   return true;
 }
 
@@ -63,11 +77,70 @@ bool swallow_normalization(const Scope& scope, int index, Match& match) {
   return true;
 }
 
-}  // namespace
+// The other operand of an addition to `tensor` alone, a value of the same shape; -1 if it is none.
+int added_value(const Scope& scope, const Operator& op, int tensor) {
+  if (!is_onnx(op, "Add") || op.inputs.size() != 2 || op.inputs[0] == op.inputs[1]) return -1;
+  const int other = op.inputs[0] == tensor ? op.inputs[1] : op.inputs[0];
+  if (other < 0 || weights_tensor(scope, other) != nullptr || !scope.is_float(other) || scope.is_constant(other) ||
+      !scope.is_float(op.outputs[0])) {
+    return -1;
+  }
+  return scope.shapes.same(tensor, other) ? other : -1;
+}
 
-void swallow_bias(const Scope& scope, MatrixMatch& matrix) {
-  if (matrix.requantized || matrix.addend >= 0) return;
+// Does the layer have something to do with `tensor`, floats of its output's shape? Mere limits between two
+// quantizations are better taken together with these.
+bool goes_on(const Scope& scope, int tensor, const Match& match) {
+  const int next = scope.only_reader(tensor);
+  std::vector<int> dequantizers;
+  if (next >= 0 && (added_constant(scope, scope.op(next), tensor, match, dequantizers) ||
+                    added_value(scope, scope.op(next), tensor) >= 0)) {
+    return true;
+  }
+  const std::optional<ActivationMatch> found = match_activation_of(scope, tensor);
+  if (!found) return false;
+  const Activation::Kind kind = found->activation.kind;
+  const bool limits = kind == Activation::None || kind == Activation::Relu || kind == Activation::Clip;
+  return !limits || !requantized(scope, found->output);
+}
+
+// Swallows QuantizeLinear and DequantizeLinear behind a product of bytes, if it goes on from there. Of what makes bytes
+// by itself the DequantizeLinear alone.
+bool swallow_rounding(const Scope& scope, MatrixMatch& matrix) {
   Match& match = matrix.match;
+  if (match.layer.weights.scales.empty() || match.layer.rounding) return false;
+  Requantized bytes{-1, match.layer.output, match.makes.quantization};
+  if (!matrix.requantized) {
+    const std::optional<Requantized> found = requantized(scope, match.layer.output);
+    if (!found) return false;
+    bytes = *found;
+  }
+  const int reader = scope.only_reader(bytes.tensor);
+  const int real = reader < 0 ? -1 : scope.op(reader).outputs[0];
+  const std::optional<Dequantized> source = real < 0 ? std::nullopt : dequantized(scope, real);
+  if (!source || !is_same(source->quantization, bytes.quantization) || !goes_on(scope, real, match)) return false;
+  if (bytes.op >= 0) match.operators.push_back(bytes.op);
+  matrix.requantized = false;
+  matrix.rounded = bytes.tensor;
+  matrix.rounded_reader = reader;
+  match.operators.push_back(reader);
+  match.layer.output = real;
+  match.layer.rounding = bytes.quantization;
+  match.makes.element = Element::F32;
+  match.makes.quantization = {};
+  return true;
+}
+
+// The layer ends in the bytes that it was rounded to.
+void stop_at_rounding(MatrixMatch& matrix) {
+  Match& match = matrix.match;
+  match.operators.pop_back();
+  match.layer.output = matrix.rounded;
+  match.makes.element = Element::Q8;
+  match.makes.quantization = *std::exchange(match.layer.rounding, std::nullopt);
+}
+
+void swallow_constants(const Scope& scope, Match& match) {
   while (true) {
     const int next = scope.only_reader(match.layer.output);
     if (next < 0 || !scope.is_float(scope.op(next).outputs[0])) return;
@@ -80,18 +153,21 @@ void swallow_bias(const Scope& scope, MatrixMatch& matrix) {
   }
 }
 
+}  // namespace
+
+void swallow_bias(const Scope& scope, MatrixMatch& matrix) {
+  if (matrix.addend >= 0) return;
+  if (!matrix.requantized) swallow_constants(scope, matrix.match);
+  if (swallow_rounding(scope, matrix)) swallow_constants(scope, matrix.match);
+}
+
 std::optional<Residual> find_residual(const Scope& scope, const MatrixMatch& matrix) {
   if (matrix.requantized) return std::nullopt;
   if (matrix.addend >= 0) return Residual{-1, matrix.addend};
   const int tensor = matrix.match.layer.output, next = scope.only_reader(tensor);
   if (next < 0) return std::nullopt;
-  const Operator& op = scope.op(next);
-  if (!is_onnx(op, "Add") || op.inputs.size() != 2 || op.inputs[0] == op.inputs[1]) return std::nullopt;
-  const int other = op.inputs[0] == tensor ? op.inputs[1] : op.inputs[0];
-  if (other < 0 || scope.is_constant(other) || !scope.is_float(other) || !scope.is_float(op.outputs[0]) ||
-      !scope.shapes.same(tensor, other)) {
-    return std::nullopt;
-  }
+  const int other = added_value(scope, scope.op(next), tensor);
+  if (other < 0) return std::nullopt;
   // The product is read by the addition alone, so nothing that the other operand is made of depends on it.
   return Residual{next, other};
 }
@@ -104,7 +180,7 @@ void swallow_activation(const Scope& scope, Match& match) {
   match.layer.output = found->output;
 }
 
-std::optional<Match> complete(const Scope& scope, MatrixMatch matrix, const std::optional<Residual>& residual) {
+Match complete(const Scope& scope, MatrixMatch matrix, const std::optional<Residual>& residual) {
   Match& match = matrix.match;
   if (matrix.requantized) {
     swallow_requantization(scope, match);
@@ -114,9 +190,7 @@ std::optional<Match> complete(const Scope& scope, MatrixMatch matrix, const std:
   if (residual) {
     Value value = match.makes;
     int operand = residual->operand;
-    if (quantized) {
-      const std::optional<Dequantized> source = dequantized(scope, operand);
-      if (!source) return std::nullopt;
+    if (const std::optional<Dequantized> source = quantized ? dequantized(scope, operand) : std::nullopt) {
       value.element = Element::Q8;
       value.quantization = source->quantization;
       operand = source->tensor;
@@ -129,15 +203,13 @@ std::optional<Match> complete(const Scope& scope, MatrixMatch matrix, const std:
     }
   }
   swallow_activation(scope, match);
-  if (quantized) {
-    const std::optional<Requantized> target = requantized(scope, match.layer.output);
-    if (!target) return std::nullopt;
-    match.operators.push_back(target->op);
-    match.layer.output = target->tensor;
-    match.makes.element = Element::Q8;
-    match.makes.quantization = target->quantization;
-    swallow_requantization(scope, match);
+  if (!quantized) return std::move(match);
+  if (match.layer.rounding && match.operators.back() == matrix.rounded_reader) {
+    stop_at_rounding(matrix);  // the addition that it was for belongs to another product
+  } else {
+    make_either(scope, match);
   }
+  swallow_requantization(scope, match);
   return std::move(match);
 }
 

@@ -23,7 +23,7 @@ std::optional<WeightsMatch> match_weights(const Scope& scope, int tensor, const 
 std::optional<Weights> quantized_weights(const Scope& scope, int tensor, int scales, int zero_points,
                                          const DenseWeights& dense, double threshold);
 
-// The constant that holds the weights, behind a DequantizeLinear or not; null if there is none.
+// The constant that `tensor` is, behind a DequantizeLinear or not; null if it is none.
 const Tensor* weights_tensor(const Scope& scope, int tensor);
 
 }  // namespace sparse

@@ -178,7 +178,8 @@ class Partition {
   // ends (a pool makes what crosses smaller) and goes where one begins (it would make it larger, and operators in front
   // are often fused with what they follow), unless it works on bytes or is a network's stem. A bridge with neighbours
   // of its region on both sides stays: without it the region would not be convex. So does one that shares a
-  // DequantizeLinear, which is taken with all that it serves.
+  // DequantizeLinear, which is taken with all that it serves. A QuantizeLinear or DequantizeLinear alone goes: bytes
+  // are less to convert, and ONNX Runtime fuses it with what is on its other side.
   void trim() {
     std::unordered_map<uint64_t, int> inside;  // readers of a tensor in a region
     std::unordered_map<int, int> outside;      // readers and outputs of a tensor anywhere, but for those of a region
@@ -226,7 +227,8 @@ class Partition {
       const bool begins = inner == 0, ends = inside[key(output, region)] == 0;
       if (!begins && !ends) continue;
       const int crossing = outer_added + read_by_others(output, region);
-      const bool pays = begins ? crossing < (is_of_bytes(m) || match(m).dense ? 2 : 1) : outer_added + 1 <= inner_freed;
+      const int most = is_of_bytes(m) || match(m).dense ? 1 : 0;
+      const bool pays = !is_quantizer(match(m)) && (begins ? crossing <= most : outer_added + 1 <= inner_freed);
       if (pays) continue;
 
       at(kept_, m) = false;
@@ -246,7 +248,10 @@ class Partition {
 
   // In bytes converting is cheap, and what ONNX Runtime does with bytes outside of its own convolutions is slow: it
   // pools channel by channel, and turns the others into floats and back.
-  bool is_of_bytes(int m) const { return match(m).makes.element == Element::Q8; }
+  bool is_of_bytes(int m) const {
+    const auto bytes = [](const Value& value) { return value.element == Element::Q8; };
+    return bytes(match(m).makes) && std::all_of(match(m).reads.begin(), match(m).reads.end(), bytes);
+  }
 
   std::vector<std::vector<int>> collect() {
     std::map<int, std::vector<int>> by_root;

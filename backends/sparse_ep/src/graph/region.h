@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -47,21 +48,25 @@ struct Weights {
 
 struct Layer {
   enum Kind : uint8_t {
-    Matrix,  // Conv, Gemm, MatMul: sparse weights (+ bias, + residual, activation)
+    Matrix,  // Conv, Gemm, MatMul: sparse weights (+ bias, + residual, activation); Q8 may become F32
     MaxPool,
     AveragePool,
     GlobalAveragePool,  // to [N, C, 1, 1]
-    Sum,                // inputs[0] + inputs[1], same shape, then the activation
-    Activate,           // activation alone
-    LayerNorm,          // over channels; tokens only; scale, bias, epsilon
     Reshape,            // tokens to tokens, channels kept: the same bytes under another shape
+    // Those below work on real numbers: each input and the output is F32 or Q8, whatever the others are.
+    Sum,        // inputs[0] + inputs[1], same shape, then the activation
+    Activate,   // activation alone, or none: a copy, QuantizeLinear, DequantizeLinear
+    LayerNorm,  // over channels; tokens only; scale, bias, epsilon
   } kind = Matrix;
   std::vector<int> inputs;  // values; Matrix: {x} or {x, residual}; the residual is added before the activation
   int output = -1;          // value
   Window window;            // Matrix over images, pools
   Weights weights;          // Matrix
+  // Matrix of Q8 whose product is quantized on the way: what this form leaves of it goes on to bias, residual and
+  // activation. The bias of the weights comes before, the one below behind it.
+  std::optional<Quantization> rounding;
   Activation activation;
-  std::vector<float> scale, bias;  // LayerNorm
+  std::vector<float> scale, bias;  // LayerNorm; Matrix with rounding: bias alone, one for each output, or empty
   float epsilon = 1e-5f;           // LayerNorm
   std::vector<int64_t> shape;      // Reshape: with at most one -1
 };

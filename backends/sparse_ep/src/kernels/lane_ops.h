@@ -17,12 +17,17 @@ struct PackSource {
   uint8_t lane[16];
 };
 
-// How int32 sums become eight-bit values.
-struct Requantize {
-  const float* multiplier;  // for each output channel: input scale * weight scale
-  const float* bias;        // for each output channel, real numbers: bias - zero point's share; never null
-  Activation activation;    // on real numbers
-  Quantization to;          // of the output
+// How int32 sums become values: activation(sum * multiplier + bias + residual), or with a rounding between:
+// activation(scale of the rounding * (sum * multiplier + bias, a whole number within its range) + shift + residual).
+struct Finish {
+  const float* multiplier;  // for each output channel
+  const float* bias;        // for each output channel; never null
+  const Quantization* rounding = nullptr;
+  const float* shift = nullptr;    // for each output channel; not null if there is a rounding
+  const void* residual = nullptr;  // rows of floats, or of bytes in the form of `residual_from`; null: none
+  Element residual_element = Element::F32;
+  Quantization residual_from;
+  Activation activation;
 };
 
 struct LaneOps {
@@ -62,10 +67,14 @@ struct LaneOps {
   // Normalise every lane of one block over its rows: float64-safe (two passes), scale and bias for each row.
   void (*layer_norm)(const float* in, int64_t rows, const float* scale, const float* bias, float epsilon, float* out);
 
-  // int32 sums [outputs][16] of one block to Q8 rows [(outputs+3)/4][64]; channels that fill up the last row become the
-  // zero point. residual: Q8 rows with `from`, added as real numbers before the activation, or null.
-  void (*requantize)(const int32_t* sums, int64_t outputs, const Requantize& how, const uint8_t* residual,
-                     const Quantization& from, uint8_t* out);
+  // int32 sums [outputs][16] of one block to floats, also in place, or to Q8 rows [(outputs+3)/4][64]; channels that
+  // fill up the last row become the zero point.
+  void (*finish)(const int32_t* sums, int64_t outputs, const Finish& how, float* out);
+  void (*finish_q8)(const int32_t* sums, int64_t outputs, const Finish& how, const Quantization& to, uint8_t* out);
+
+  // One block from floats to bytes and back; channels that fill up the last row become the zero point.
+  void (*quantize)(const float* in, int64_t channels, const Quantization& to, uint8_t* out);
+  void (*dequantize)(const uint8_t* in, const Quantization& from, int64_t channels, float* out);
 };
 
 // The best set that this processor has and `limit` admits.

@@ -15,6 +15,8 @@ const Quantization& quantization(const Memory& memory, int value) {
   return memory.region->values[static_cast<size_t>(value)].quantization;
 }
 
+const Layout& layout(const Memory& memory, int value) { return memory.plan->layouts[static_cast<size_t>(value)]; }
+
 size_t shares(const Item& item, int64_t share) {
   return static_cast<size_t>((item.last - item.first + share - 1) / share);
 }
@@ -74,9 +76,17 @@ size_t PointwiseWork::tasks() const { return shares(item_, step_.tile); }
 
 void PointwiseWork::run(size_t task) const {
   const Layer& layer = *step_.layer;
-  const int64_t rows = step_.out.rows(), size = step_.out.block_bytes();
   const int64_t first = item_.first + static_cast<int64_t>(task) * step_.tile,
                 last = std::min(item_.last, first + step_.tile);
+  bool same = layer.kind != Layer::LayerNorm || step_.out.element == Element::F32;
+  for (const int input : layer.inputs) same &= layout(memory_, input).element == step_.out.element;
+  same ? alike(first, last) : mixed(first, last);
+}
+
+// Values of one form go by as they are.
+void PointwiseWork::alike(int64_t first, int64_t last) const {
+  const Layer& layer = *step_.layer;
+  const int64_t rows = step_.out.rows(), size = step_.out.block_bytes();
   const int64_t all = (last - first) * rows;
   const std::byte* a = memory_.of(layer.inputs[0], item_) + first * size;
   const std::byte* b = layer.inputs.size() > 1 ? memory_.of(layer.inputs[1], item_) + first * size : nullptr;
@@ -93,8 +103,40 @@ void PointwiseWork::run(size_t task) const {
   } else if (layer.kind == Layer::Activate) {
     ops_.activate_q8(bytes(a), qa, all, layer.activation, to, bytes(out));
   } else {
-    for (; a < memory_.of(layer.inputs[0], item_) + last * size; a += size, out += size)
+    for (int64_t block = first; block < last; ++block, a += size, out += size)
       ops_.layer_norm(floats(a), rows, layer.scale.data(), layer.bias.data(), layer.epsilon, floats(out));
+  }
+}
+
+// Others block by block, through floats that stay in the cache.
+void PointwiseWork::mixed(int64_t first, int64_t last) const {
+  const Layer& layer = *step_.layer;
+  const int64_t channels = step_.out.channels, size = channels * kRowBytes;
+  std::byte* memory = scratch(static_cast<size_t>(3 * size));
+  for (int64_t block = first; block < last; ++block) {
+    const float* in[2] = {};
+    for (size_t i = 0; i < layer.inputs.size(); ++i) {
+      const Layout& form = layout(memory_, layer.inputs[i]);
+      const std::byte* from = memory_.of(layer.inputs[i], item_) + block * form.block_bytes();
+      in[i] = floats(from);
+      if (form.element == Element::F32) continue;
+      float* real = floats(memory + static_cast<int64_t>(i) * size);
+      ops_.dequantize(bytes(from), quantization(memory_, layer.inputs[i]), channels, real);
+      in[i] = real;
+    }
+    const bool real = step_.out.element == Element::F32;
+    std::byte* to = memory_.of(layer.output, item_) + block * step_.out.block_bytes();
+    float* out = floats(real ? to : memory + 2 * size);
+    if (layer.kind == Layer::Sum) {
+      ops_.sum(in[0], in[1], channels, layer.activation, out);
+    } else if (layer.kind == Layer::LayerNorm) {
+      ops_.layer_norm(in[0], channels, layer.scale.data(), layer.bias.data(), layer.epsilon, out);
+    } else if (real || layer.activation.kind != Activation::None) {
+      ops_.activate(in[0], channels, layer.activation, out);
+    }
+    if (real) continue;
+    const bool copy = layer.kind == Layer::Activate && layer.activation.kind == Activation::None;
+    ops_.quantize(copy ? in[0] : out, channels, quantization(memory_, layer.output), bytes(to));
   }
 }
 

@@ -100,18 +100,22 @@ void prepare_tiles(int threads, Step* step) {
     step->packs.push_back(tile_packs(*step->gather, step->out.blocks(), step->tile, begin, end));
 }
 
-// real = input scale * weight scale * (sum - zero point * sum of weights) + bias
+// real = input scale * weight scale * (sum - zero point * sum of weights) + bias, in steps of the rounding if there is
+// one
 void prepare_requantization(const Layer& layer, const Quantization& in, Step* step) {
   const Weights& weights = layer.weights;
+  const double unit = layer.rounding ? layer.rounding->scale : 1.0;
   for (size_t output = 0; output < static_cast<size_t>(weights.outputs); ++output) {
     int64_t sum = 0;
     for (int64_t i = weights.row_begin[output]; i < weights.row_begin[output + 1]; ++i)
       sum += weights.quantized[static_cast<size_t>(i)];
-    const double multiplier = static_cast<double>(in.scale) * weights.scales[output];
-    const double bias = weights.bias.empty() ? 0.0 : weights.bias[output];
+    const double multiplier = static_cast<double>(in.scale) * weights.scales[output] / unit;
+    const double bias = weights.bias.empty() ? 0.0 : weights.bias[output] / unit;
     step->multipliers.push_back(static_cast<float>(multiplier));
     step->biases.push_back(static_cast<float>(bias - multiplier * static_cast<double>(in.zero_point * sum)));
   }
+  step->shifts = layer.bias;
+  step->shifts.resize(static_cast<size_t>(weights.outputs));
 }
 
 void prepare_average(const PlacedWindow& window, Step* step) {

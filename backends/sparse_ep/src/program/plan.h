@@ -38,7 +38,8 @@ struct Step {
   Buffer padding;                          // a panel of padding
   uint32_t fill = 0;                       // its word
   std::vector<float> lane_weights;         // AveragePool: [output blocks][16]
-  std::vector<float> multipliers, biases;  // Q8 Matrix: how sums become real numbers
+  std::vector<float> multipliers, biases;  // Matrix of Q8: how sums become real numbers, or steps of its rounding
+  std::vector<float> shifts;               // and what is added behind the rounding
 };
 
 // Output blocks [first, last) of a step.

@@ -30,9 +30,9 @@ class MatrixWork {
   void run(size_t task) const;
 
  private:
-  bool quantized() const { return step_.out.element == Element::Q8; }
+  bool quantized() const { return step_.in.element == Element::Q8; }
   void gather(size_t chunk, int64_t first, int64_t last, std::byte* panels, const void** taps) const;
-  void requantize(const Group& group, int64_t first, int64_t last, const std::byte* sums) const;
+  void finish(const Group& group, int64_t first, int64_t last, const std::byte* sums) const;
 
   const Step& step_;
   const Item& item_;
@@ -42,8 +42,9 @@ class MatrixWork {
   const std::byte* in_;
   std::byte* out_;
   const std::byte* residual_ = nullptr;
+  const Value* residual_value_ = nullptr;
   int64_t tiles_ = 0, splits_ = 1;                           // of blocks, of groups of outputs
-  int64_t panel_bytes_ = 0, tap_bytes_ = 0, sum_bytes_ = 0;  // of scratch memory
+  int64_t panel_bytes_ = 0, tap_bytes_ = 0, sum_bytes_ = 0;  // of scratch memory; sums only where the output is bytes
 };
 
 class PoolWork {
@@ -72,6 +73,9 @@ class PointwiseWork {
   void run(size_t task) const;
 
  private:
+  void alike(int64_t first, int64_t last) const;
+  void mixed(int64_t first, int64_t last) const;
+
   const Step& step_;
   const Item& item_;
   const Memory& memory_;

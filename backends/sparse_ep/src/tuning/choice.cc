@@ -48,7 +48,8 @@ int64_t elements(const std::vector<int64_t>& shape) {
   return count;
 }
 
-// The layer by itself: no residual, no activation, as the dense model has none.
+// The layer by itself, bytes to bytes or floats to floats: no rounding, no residual, no activation, as the dense model
+// has none.
 Region alone(const Layer& layer, const Value& input) {
   Region region;
   region.values = {input, input};
@@ -57,6 +58,8 @@ Region alone(const Layer& layer, const Value& input) {
   region.values[1].channels = layer.weights.outputs;
   Layer bare = layer;
   bare.activation = {};
+  if (bare.rounding) bare.bias.clear();
+  bare.rounding.reset();
   bare.inputs = {0};
   bare.output = 1;
   region.layers.push_back(std::move(bare));

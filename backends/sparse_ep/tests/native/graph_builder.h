@@ -185,10 +185,13 @@ inline GraphView cut_out(const GraphView& graph, const std::vector<int>& operato
   return cut;
 }
 
+inline bool is_same_quantization(const Quantization& a, const Quantization& b) {
+  return a.scale == b.scale && a.zero_point == b.zero_point && a.is_signed == b.is_signed;
+}
+
 inline bool is_same(const Value& a, const Value& b) {
   return a.name == b.name && a.element == b.element && a.spatial == b.spatial && a.channels == b.channels &&
-         a.quantization.scale == b.quantization.scale && a.quantization.zero_point == b.quantization.zero_point &&
-         a.quantization.is_signed == b.quantization.is_signed;
+         is_same_quantization(a.quantization, b.quantization);
 }
 
 inline bool is_same(const Window& a, const Window& b) {
@@ -211,7 +214,9 @@ inline bool is_same(const Layer& a, const Layer& b) {
   return a.kind == b.kind && a.inputs == b.inputs && a.output == b.output && is_same(a.window, b.window) &&
          is_same(a.weights, b.weights) && a.activation.kind == b.activation.kind &&
          a.activation.alpha == b.activation.alpha && a.activation.beta == b.activation.beta && a.scale == b.scale &&
-         a.bias == b.bias && a.epsilon == b.epsilon && a.shape == b.shape;
+         a.bias == b.bias && a.epsilon == b.epsilon && a.shape == b.shape &&
+         a.rounding.has_value() == b.rounding.has_value() &&
+         (!a.rounding || is_same_quantization(*a.rounding, *b.rounding));
 }
 
 inline bool is_same(const Region& a, const Region& b) {
@@ -222,18 +227,21 @@ inline bool is_same(const Region& a, const Region& b) {
          a.inputs == b.inputs && a.outputs == b.outputs;
 }
 
-// "Matrix8 +bias +residual Relu; MaxPool": quantized layers carry an 8.
+// "Matrix8 +bias +residual Relu; MaxPool": layers that make bytes carry an 8, those that make floats of bytes an f.
 inline std::string describe(const Region& region) {
-  static const char* const kinds[] = {"Matrix", "MaxPool",  "AveragePool", "GlobalAveragePool",
-                                      "Sum",    "Activate", "LayerNorm",   "Reshape"};
+  static const char* const kinds[] = {"Matrix",  "MaxPool", "AveragePool", "GlobalAveragePool",
+                                      "Reshape", "Sum",     "Activate",    "LayerNorm"};
   static const char* const activations[] = {"",         " Relu", " LeakyRelu", " Clip", " HardSwish", " HardSigmoid",
                                             " Sigmoid", " Gelu", " GeluTanh"};
   std::string line;
   for (const Layer& layer : region.layers) {
     if (!line.empty()) line += "; ";
     line += kinds[layer.kind];
-    if (region.values[static_cast<size_t>(layer.output)].element == Element::Q8) line += "8";
+    const auto bytes = [&](int value) { return region.values[static_cast<size_t>(value)].element == Element::Q8; };
+    line += bytes(layer.output) ? "8" : bytes(layer.inputs[0]) ? "f" : "";
     if (!layer.weights.bias.empty()) line += " +bias";
+    if (layer.rounding) line += " rounded";
+    if (layer.rounding && !layer.bias.empty()) line += " +bias";
     if (layer.kind == Layer::Matrix && layer.inputs.size() == 2) line += " +residual";
     line += activations[layer.activation.kind];
   }

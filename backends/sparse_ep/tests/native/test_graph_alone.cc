@@ -62,6 +62,8 @@ Case bias_of_bytes(const char* flaw, int64_t outputs, Shape good, Shape bad, int
           }};
 }
 
+int quantized_conv(B& b, int x) { return b.op("Conv", {x, b.dequantized_weights({8, 8, 1, 1})}); }
+
 // Behind a convolution of bytes.
 Case behind_bytes(const char* flaw, const char* without, const char* with, std::function<void(B&, int, bool)> build) {
   return {flaw, without, with, [=](B& b, bool flawed) {
@@ -248,7 +250,7 @@ std::vector<Case> cases() {
                b.op("BatchNormalization", {y, b.filled({8}, 1), b.filled({8}, 1), b.filled({8}, 1), b.filled({8}, 1)},
                     {}, DataType::Float, flawed ? 7 : 9);
              }),
-      {"a normalisation of bytes", "Matrix8", "",
+      {"a normalisation of bytes", "Matrix8", "Matrixf",
        [](B& b, bool flawed) {
          const int x = b.dequantize(b.input("x", {1, 8, 7, 7}, DataType::Uint8));
          const int y = b.op("Conv", {x, b.dequantized_weights({8, 8, 1, 1})});
@@ -457,12 +459,22 @@ std::vector<Case> cases() {
          const int x = b.input("x", {2, 8, 8});
          b.op("Relu", {b.reshape(flawed ? b.op("Conv", {x, b.weights({8, 8, 1})}) : b.matmul(x, 8, 8), {16, 8})});
        }},
-      {"a Reshape of bytes", "Matrix8 | Matrix8", "Matrix8",
+      {"a Reshape of bytes to other channels", "Matrix8; Reshape8; Matrix8", "Matrix8 | Matrix8",
        [](B& b, bool flawed) {
          const int y = b.quantize(
              b.op("MatMul", {b.dequantize(b.input("x", {6, 8}, DataType::Uint8)), b.dequantized_weights({8, 8}, 1)}));
-         const int z = b.op("Reshape", {y, b.integers64({2, 3, 8})}, {}, DataType::Uint8);
-         if (!flawed) b.quantize(b.op("MatMul", {b.dequantize(z, 0.25f, 5), b.dequantized_weights({8, 8}, 1)}));
+         const int64_t channels = flawed ? 4 : 8;
+         const int z = b.op("Reshape", {y, b.integers64({-1, 3, channels})}, {}, DataType::Uint8);
+         b.quantize(b.op("MatMul", {b.dequantize(z, 0.25f, 5), b.dequantized_weights({channels, 8}, 1)}));
+       }},
+      {"a Reshape of bytes that quantizes anew", "Matrix8; Reshape8; Matrix8",
+       "Matrix8; Activatef; Reshape; Activate8; Matrix8",
+       [](B& b, bool flawed) {
+         const int y = b.quantize(
+             b.op("MatMul", {b.dequantize(b.input("x", {6, 8}, DataType::Uint8)), b.dequantized_weights({8, 8}, 1)}));
+         const float scale = flawed ? 0.5f : 0.25f;
+         const int z = b.quantize(b.reshape(b.dequantize(y, 0.25f, 5), {2, 3, 8}), scale, 5);
+         b.quantize(b.op("MatMul", {b.dequantize(z, scale, 5), b.dequantized_weights({8, 8}, 1)}));
        }},
       reshaped("a Reshape with two sizes left open",
                [](B& b, int y, bool flawed) { return b.reshape(y, {-1, 3, flawed ? -1 : 4}); }),
@@ -661,7 +673,7 @@ std::vector<Case> cases() {
          const int real = b.op("DequantizeLinear", {x, b.scalar(1), zero});
          b.quantize(b.op("Conv", {real, b.dequantized_weights({8, 8, 1, 1})}));
        }},
-      behind_bytes("constant bytes to add", "Matrix8; Sum8 Relu; Matrix8", "Matrix8 | Matrix8",
+      behind_bytes("constant bytes to add", "Matrix8 rounded +residual Relu; Matrix8", "Matrix8 | Matrix8",
                    [](B& b, int y, bool flawed) {
                      int other = b.input("r", {1, 8, 7, 7}, DataType::Uint8);
                      if (flawed) other = b.unsigned_bytes({1, 8, 7, 7}, std::vector<uint8_t>(392));
@@ -669,7 +681,7 @@ std::vector<Case> cases() {
                      const int made = b.quantize(b.op("Relu", {sum}));
                      b.quantize(b.op("Conv", {b.dequantize(made, 0.25f, 5), b.dequantized_weights({8, 8, 1, 1})}));
                    }),
-      behind_bytes("a sum of bytes that broadcasts", "Matrix8; Sum8 Relu; Matrix8", "Matrix8 | Matrix8",
+      behind_bytes("a sum of bytes that broadcasts", "Matrix8 rounded +residual Relu; Matrix8", "Matrix8 | Matrix8",
                    [](B& b, int y, bool flawed) {
                      const int other = b.input("r", {1, 8, 7, flawed ? 1 : 7}, DataType::Uint8);
                      const int sum = b.op("Add", {b.dequantize(y, 0.25f, 5), b.dequantize(other)});
@@ -712,7 +724,7 @@ std::vector<Case> cases() {
                      b.quantize(b.op("Relu", {b.dequantize(y, 0.25f, 5)}), 0.2f, 4);
                      if (flawed) b.op("Softmax", {y}, {}, DataType::Uint8);
                    }),
-      behind_bytes("a Relu of bytes in floats", "Matrix8 Relu", "Matrix8",
+      behind_bytes("a Relu of bytes in floats", "Matrix8 Relu", "Matrixf rounded Relu",
                    [](B& b, int y, bool flawed) {
                      const int relu = b.op("Relu", {b.dequantize(y, 0.25f, 5)});
                      if (!flawed) b.quantize(relu, 0.2f, 4);
@@ -721,7 +733,7 @@ std::vector<Case> cases() {
                    [](B& b, int y, bool flawed) {
                      b.quantize(b.op("Relu", {b.dequantize(y, 0.25f, 5)}), flawed ? 0.0624f : 0.0626f, 4);
                    }),
-      behind_bytes("more than a limit between two quantizations", "Matrix8 Relu", "Matrix8; Activate8 LeakyRelu",
+      behind_bytes("more than a limit between two quantizations", "Matrix8 Relu", "Matrix8 rounded LeakyRelu",
                    [](B& b, int y, bool flawed) {
                      b.quantize(b.op(flawed ? "LeakyRelu" : "Relu", {b.dequantize(y, 0.25f, 5)}), 0.2f, 4);
                    }),
@@ -755,7 +767,7 @@ std::vector<Case> cases() {
        }},
       {"scales for other outputs", "Matrix8", "",
        [](B& b, bool flawed) { qlinear(b, b.byte_weights({8, 8, 1, 1}), b.bytes({}, {0}), 1, -1, flawed ? 7 : 8); }},
-      {"no QuantizeLinear", "Matrix8", "",
+      {"no QuantizeLinear", "Matrix8", "Matrixf",
        [](B& b, bool flawed) {
          const int x = b.dequantize(b.input("x", {1, 8, 7, 7}, DataType::Uint8));
          const int y = b.op("Conv", {x, b.dequantized_weights({8, 8, 1, 1})});
@@ -778,13 +790,41 @@ std::vector<Case> cases() {
          b.quantize(b.op("Conv", {x, b.dequantized_weights({8, 8, 1, 1})}));
          if (flawed) b.op("Softmax", {x});
        }},
-      {"a MaxPool that quantizes anew", "Matrix8; MaxPool8", "Matrix8",
+      {"a MaxPool that quantizes anew", "Matrix8; MaxPool8", "Matrix8; Activatef; MaxPool",
        [=](B& b, bool flawed) {
          const int x = b.dequantize(b.input("x", {1, 8, 7, 7}, DataType::Uint8));
          const int y = b.quantize(b.op("Conv", {x, b.dequantized_weights({8, 8, 1, 1})}));
          b.quantize(b.op("MaxPool", {b.dequantize(y, 0.25f, 5)}, pool), 0.25f, flawed ? 6 : 5);
        }},
-      {"bytes read with another scale", "Matrix8; Activate8 Sigmoid", "Matrix8",
+      behind_bytes("a constant behind bytes that are read elsewhere", "Matrix8 rounded +bias", "Matrix8",
+                   [](B& b, int y, bool flawed) {
+                     b.quantize(b.op("Add", {b.filled({8, 1, 1}, 1), b.dequantize(y, 0.25f, 5)}));
+                     if (flawed) b.op("Softmax", {y}, {}, DataType::Uint8);
+                   }),
+      behind_bytes("a constant that is not one for each channel", "Matrix8 rounded +bias", "Matrix8",
+                   [](B& b, int y, bool flawed) {
+                     const int constant = flawed ? b.filled({7}, 1) : b.filled({8, 1, 1}, 1);
+                     b.quantize(b.op("Add", {b.dequantize(y, 0.25f, 5), constant}));
+                   }),
+      behind_bytes("constant bytes with a scale for each of several axes", "Matrix8 rounded +bias", "Matrix8",
+                   [](B& b, int y, bool flawed) {
+                     const int codes = b.bytes({8, 1, 1}, std::vector<int8_t>(8, 3));
+                     const int scale = flawed ? b.filled({8}, 0.5f) : b.scalar(0.5f);
+                     b.quantize(b.op("Add", {b.dequantize(y, 0.25f, 5), b.op("DequantizeLinear", {codes, scale})}));
+                   }),
+      behind_bytes("a DequantizeLinear that nothing is made of", "Matrix8; Activatef; MaxPool", "Matrix8",
+                   [=](B& b, int y, bool flawed) {
+                     const int floats = b.dequantize(y, 0.25f, 5);
+                     flawed ? b.op("Softmax", {floats}) : b.op("MaxPool", {floats}, pool);
+                   }),
+      {"a QuantizeLinear in front", "Matrixf; Activate8; Matrix8", "Matrix8",
+       [](B& b, bool flawed) {
+         const int x = b.dequantize(b.input("x", {1, 8, 7, 7}, DataType::Uint8));
+         const int y = flawed ? b.op("Softmax", {x}) : quantized_conv(b, x);
+         b.output(y);
+         b.quantize(quantized_conv(b, b.dequantize(b.quantize(y), 0.25f, 5)));
+       }},
+      {"bytes read with another scale", "Matrix8 rounded Sigmoid", "Matrix8",
        [](B& b, bool flawed) {
          const int x = b.dequantize(b.input("x", {1, 8, 7, 7}, DataType::Uint8));
          const int y = b.quantize(b.op("Conv", {x, b.dequantized_weights({8, 8, 1, 1})}));

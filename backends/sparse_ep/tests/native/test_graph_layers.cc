@@ -36,6 +36,8 @@ int linear(B& b, int x, int64_t in, int64_t out, const Shape& flat, Shape shape)
 }
 
 int quantized_input(B& b) { return b.dequantize(b.input("x", {1, 8, 14, 14}, DataType::Uint8)); }
+int quantized_product(B& b, int x) { return b.op("MatMul", {b.dequantize(x), b.dequantized_weights({8, 8}, 1)}); }
+int rounded_product(B& b, int x) { return b.dequantize(b.quantize(quantized_product(b, x)), 0.25f, 5); }
 int quantized_conv(B& b, int x) { return b.op("Conv", {x, b.dequantized_weights({8, 8, 1, 1})}); }
 
 int qlinear_conv(B& b, int x, bool bias) {
@@ -375,13 +377,95 @@ const Case cases[] = {
        const int y = quantized_conv(b, b.dequantize(x));
        b.quantize(b.op("Relu", {b.op("Add", {y, b.dequantize(x)})}));
      }},
-    {"residual block of bytes, one DequantizeLinear for two", "Matrix8 Relu; Matrix8; Sum8 Relu; Matrix8",
+    {"residual block of bytes, one DequantizeLinear for two", "Matrix8 Relu; Matrix8 rounded +residual Relu; Matrix8",
      [](B& b) {
        const int x = quantized_input(b);
        const int inner = b.quantize(b.op("Relu", {quantized_conv(b, x)}));
        const int y = b.quantize(quantized_conv(b, b.dequantize(inner, 0.25f, 5)));
        const int sum = b.quantize(b.op("Relu", {b.op("Add", {b.dequantize(y, 0.25f, 5), x})}));
        b.quantize(quantized_conv(b, b.dequantize(sum, 0.25f, 5)));
+     }},
+    {"product of bytes in floats", "Matrixf +bias Gelu",
+     [](B& b) {
+       b.op("Gelu", {b.op("Add", {quantized_product(b, b.input("x", {5, 8}, DataType::Uint8)), b.filled({8}, 1)})});
+     }},
+    {"product of bytes with a residual of floats", "Matrixf +residual",
+     [](B& b) { b.op("Add", {b.input("r", {5, 8}), quantized_product(b, b.input("x", {5, 8}, DataType::Uint8))}); }},
+    {"bias behind a quantization", "Matrix8 rounded +bias",
+     [](B& b) {
+       const int y = rounded_product(b, b.input("x", {5, 8}, DataType::Uint8));
+       b.quantize(b.op("Add", {b.filled({8}, 1), y}), 0.125f, 9);
+     }},
+    {"bias of bytes behind a quantization, Gelu behind one more", "Matrix8 rounded +bias; Activate8 Gelu",
+     [](B& b) {
+       const int y = rounded_product(b, b.input("x", {5, 8}, DataType::Uint8));
+       const int bias = b.dequantize(b.unsigned_bytes({8}, {1, 2, 3, 4, 5, 6, 7, 8}));
+       const int sum = b.quantize(b.op("Add", {y, bias}), 0.125f, 9);
+       b.quantize(b.op("Gelu", {b.dequantize(sum, 0.125f, 9)}));
+     }},
+    {"biases on both sides of a quantization, residual and Relu", "Matrixf +bias rounded +bias +residual Relu",
+     [](B& b) {
+       const int x = b.input("x", {5, 8}, DataType::Uint8);
+       const int y = b.op("Add", {quantized_product(b, x), b.filled({8}, 1)});
+       const int sum = b.op("Add", {b.dequantize(b.quantize(y), 0.25f, 5), b.filled({8}, 2)});
+       b.op("Relu", {b.op("Add", {sum, b.dequantize(x)})});
+     }},
+    {"feed-forward half of an encoder",
+     "Matrix8 rounded +bias Gelu; Matrixf rounded +bias +residual; LayerNorm8; Matrix8",
+     [](B& b) {
+       const int x = b.input("x", {2, 5, 8}, DataType::Uint8);
+       const int y = b.op("Gelu", {b.op("Add", {rounded_product(b, x), b.filled({8}, 1)})});
+       const int z = rounded_product(b, b.quantize(y, 0.5f, 3));
+       const int sum = b.op("Add", {b.op("Add", {z, b.filled({8}, 1)}), b.dequantize(x)});
+       const int normal = b.op("LayerNormalization", {sum, b.filled({8}, 1), b.filled({8}, 0)});
+       b.quantize(quantized_product(b, b.quantize(normal, 0.5f, 3)));
+     }},
+    {"normalisation of bytes, its constants too", "Matrix8; LayerNorm8; Matrix8",
+     [](B& b) {
+       const int y = b.dequantize(b.quantize(quantized_product(b, b.input("x", {5, 8}, DataType::Uint8))), 0.25f, 5);
+       const int scale = b.dequantize(b.unsigned_bytes({8}, {1, 2, 3, 4, 5, 6, 7, 8}));
+       const int bias = b.op("DequantizeLinear", {b.integers({8}, {1, 2, 3, 4, 5, 6, 7, 8}), b.filled({8}, 0.5f)},
+                             {{"axis", ints({0})}});
+       b.quantize(quantized_product(b, b.quantize(b.op("LayerNormalization", {y, scale, bias}), 0.5f, 3)));
+     }},
+    {"floats that are quantized for one of two readers", "Matrixf; LayerNorm; Activate8; Matrixf +residual",
+     [](B& b) {
+       const int y = quantized_product(b, b.input("x", {5, 8}, DataType::Uint8));
+       const int normal = b.op("LayerNormalization", {y, b.filled({8}, 1), b.filled({8}, 0)});
+       b.op("Add", {quantized_product(b, b.quantize(normal, 0.5f, 3)), normal});
+     }},
+    {"two quantized products that meet", "Matrix8; Matrix8 rounded +residual Relu",
+     [](B& b) {
+       const int y = rounded_product(b, b.input("x", {5, 8}, DataType::Uint8));
+       const int z = rounded_product(b, b.input("z", {5, 8}, DataType::Uint8));
+       b.quantize(b.op("Relu", {b.op("Add", {y, z})}));
+     }},
+    {"two quantized products with biases that meet", "Matrixf rounded +bias; Matrix8 rounded +bias +residual",
+     [](B& b) {
+       const int y = b.op("Add", {rounded_product(b, b.input("x", {5, 8}, DataType::Uint8)), b.filled({8}, 1)});
+       const int z = b.op("Add", {rounded_product(b, b.input("z", {5, 8}, DataType::Uint8)), b.filled({8}, 1)});
+       b.quantize(b.op("Add", {z, y}));
+     }},
+    {"sum of bytes and floats", "Matrix8; Matrix8; LayerNormf; Sum8; Matrix8",
+     [](B& b) {
+       const int x = b.input("x", {5, 8}, DataType::Uint8), y = b.quantize(quantized_product(b, x), 0.5f, 3);
+       const int z = b.dequantize(b.quantize(quantized_product(b, y)), 0.25f, 5);
+       const int normal = b.op("LayerNormalization", {z, b.filled({8}, 1), b.filled({8}, 0)});
+       b.quantize(quantized_product(b, b.quantize(b.op("Add", {b.dequantize(y), normal}), 0.5f, 3)));
+     }},
+    {"QLinearMatMul with a bias behind it", "Matrix8 rounded +bias",
+     [](B& b) {
+       const int y = b.op("QLinearMatMul",
+                          {b.input("x", {2, 5, 8}, DataType::Int8), b.scalar(0.5f), b.bytes({}, {3}),
+                           b.byte_weights({8, 8}), b.scalar(0.5f), b.bytes({}, {0}), b.scalar(1), b.bytes({}, {-7})},
+                          {}, DataType::Int8);
+       const int real = b.op("DequantizeLinear", {y, b.scalar(1), b.bytes({}, {-7})});
+       b.quantize(b.op("Add", {real, b.filled({8}, 1)}));
+     }},
+    {"Reshape of bytes between two quantizations", "Matrix8; Reshape8; Matrix8",
+     [](B& b) {
+       const int y = b.quantize(quantized_product(b, b.input("x", {6, 8}, DataType::Uint8)), 0.5f, 3);
+       b.quantize(quantized_product(b, b.quantize(b.reshape(b.dequantize(y), {2, 3, 8}), 0.5f, 3)));
      }},
     {"Relu between two quantizations", "Matrix8 Relu",
      [](B& b) {

@@ -1,5 +1,6 @@
 // Operations on eight-bit blocks against references in double precision, rounding half to even.
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <functional>
 #include <iterator>
@@ -27,6 +28,11 @@ class Rows {
   }
   T* data() { return reinterpret_cast<T*>(start_); }
   T& operator[](int64_t i) { return data()[i]; }
+  Rows copy() const {
+    Rows result(bytes_ / 64);
+    std::memcpy(result.start_, start_, static_cast<size_t>(bytes_));
+    return result;
+  }
   bool intact() const {
     return std::all_of(start_ + bytes_, start_ + bytes_ + 64, [](uint8_t byte) { return byte == 0xCD; });
   }
@@ -94,24 +100,51 @@ void check_elementwise(const LaneOps& ops) {
   }
 }
 
+// What `value` is after it was a byte: whole steps of `form`.
+double whole_steps(double value, const Quantization& form) {
+  return std::min(std::max(std::nearbyint(value), -double(form.zero_point)), 255.0 - form.zero_point);
+}
+
+// Is a step of `form` near which the value could round either way?
+bool near_tie(double value, bool exact) {
+  return !exact && std::fabs(std::fabs(value - std::nearbyint(value)) - 0.5) < 1e-4 * std::max(1.0, std::fabs(value));
+}
+
 void check_sums_of_products(const LaneOps& ops) {
   for (const Case& one : cases()) {
-    for (int i = 0; i < 40; ++i) {
-      const bool exact = i % 2 && one.rational, with_residual = below(2);
+    for (int i = 0; i < 120; ++i) {
+      const bool exact = i % 2 && one.rational, rounded = below(2);
+      const int residual_kind = static_cast<int>(below(3));  // none, floats, bytes
       const int64_t outputs = 1 + below(23), rows = (outputs + 3) / 4;
       Rows<int32_t> sums(outputs);
       const auto range = static_cast<int32_t>(exact ? 2000 : below(2) ? 1000 : 30000000);
       for (int64_t j = 0; j < outputs * 16; ++j) sums[j] = static_cast<int32_t>(below(2 * range)) - range;
-      std::vector<float> multiplier, bias;
+      std::vector<float> multiplier, bias, shift;
       for (int64_t j = 0; j < outputs; ++j) {
         multiplier.push_back(exact ? 0.125f : 10.0f * static_cast<float>(1 + below(100)) / static_cast<float>(range));
         bias.push_back(static_cast<float>(below(33) - 16) * (exact ? 0.25f : 0.333f));
+        shift.push_back(static_cast<float>(below(33) - 16) * (exact ? 0.5f : 0.777f));
       }
-      const Quantization from = quantization(exact), to = quantization(exact);
-      const Requantize how = {multiplier.data(), bias.data(), one.activation, to};
+      const Quantization from = quantization(exact), to = quantization(exact), rounding = quantization(exact);
+      Rows<float> real_residual(outputs), real_out(outputs);
+      for (int64_t j = 0; j < outputs * 16; ++j) real_residual[j] = static_cast<float>(below(100) - 50) * 0.25f;
       Rows<uint8_t> residual(rows), out(rows);
-      ops.requantize(sums.data(), outputs, how, with_residual ? residual.data() : nullptr, from, out.data());
-      CHECK(out.intact());
+      Finish how;
+      how.multiplier = multiplier.data();
+      how.bias = bias.data();
+      if (rounded) how.rounding = &rounding;
+      how.shift = shift.data();
+      if (residual_kind == 1) how.residual = real_residual.data();
+      if (residual_kind == 2) how.residual = residual.data();
+      how.residual_element = residual_kind == 2 ? Element::Q8 : Element::F32;
+      how.residual_from = from;
+      how.activation = one.activation;
+      ops.finish_q8(sums.data(), outputs, how, to, out.data());
+      ops.finish(sums.data(), outputs, how, real_out.data());
+      Rows<int32_t> in_place = sums.copy();
+      ops.finish(in_place.data(), outputs, how, reinterpret_cast<float*>(in_place.data()));
+      CHECK(out.intact() && real_out.intact());
+      CHECK(std::memcmp(in_place.data(), real_out.data(), static_cast<size_t>(outputs * 64)) == 0);
       for (int64_t channel = 0; channel < rows * 4; ++channel) {
         for (int64_t lane = 0; lane < 16; ++lane) {
           const int64_t byte = channel / 4 * 64 + lane * 4 + channel % 4;
@@ -121,8 +154,13 @@ void check_sums_of_products(const LaneOps& ops) {
           }
           const auto c = static_cast<size_t>(channel);
           const int64_t at = channel * 16 + lane;
-          const double value = double{multiplier[c]} * sums[at] + double{bias[c]};
-          CHECK(rounds_to(one.exact(value + (with_residual ? real(residual[byte], from) : 0)), to, out[byte], exact));
+          double value = double{multiplier[c]} * sums[at] + double{bias[c]};
+          if (rounded && near_tie(value, exact)) continue;
+          if (rounded) value = double{rounding.scale} * whole_steps(value, rounding) + double{shift[c]};
+          if (residual_kind == 1) value += double{real_residual[at]};
+          if (residual_kind == 2) value += real(residual[byte], from);
+          CHECK(rounds_to(one.exact(value), to, out[byte], exact));
+          CHECK_NEAR(real_out[at], one.exact(value), exact ? 0.0 : 1e-5 * std::max(1.0, std::fabs(value)));
         }
       }
     }
@@ -130,15 +168,53 @@ void check_sums_of_products(const LaneOps& ops) {
 }
 
 void check_not_a_number(const LaneOps& ops) {
-  const float multiplier = 1.0f, bias = NAN;
-  Rows<int32_t> sums(2);
-  Rows<uint8_t> out(1);
-  const float multipliers[] = {multiplier, multiplier}, biases[] = {bias, 0.0f};
-  for (int lane = 0; lane < 16; ++lane) sums[16 + lane] = lane;
-  ops.requantize(sums.data(), 2, {multipliers, biases, {}, {1.0f, 9, false}}, nullptr, {}, out.data());
-  for (int lane = 0; lane < 16; ++lane) {
-    CHECK(out[lane * 4] == 0);  // as ONNX Runtime's QuantizeLinear, and nothing spills over to the next channel
-    CHECK(out[lane * 4 + 1] == lane + 9);
+  const float multipliers[] = {1.0f, 1.0f, 1.0f}, biases[] = {NAN, 0.0f, INFINITY}, shifts[] = {0.0f, 1.0f, 0.0f};
+  const Quantization form = {1.0f, 9, false};
+  Rows<int32_t> sums(3);
+  for (int lane = 0; lane < 48; ++lane) sums[lane] = lane % 16;
+  for (const bool rounded : {false, true}) {
+    Rows<uint8_t> out(1);
+    Finish how;
+    how.multiplier = multipliers;
+    how.bias = biases;
+    how.shift = shifts;
+    if (rounded) how.rounding = &form;
+    ops.finish_q8(sums.data(), 3, how, form, out.data());
+    for (int lane = 0; lane < 16; ++lane) {
+      CHECK(out[lane * 4] == 0);  // as ONNX Runtime's QuantizeLinear, and nothing spills over to the next channel
+      CHECK(out[lane * 4 + 1] == lane + 9 + (rounded ? 1 : 0));
+      CHECK(out[lane * 4 + 2] == 255);
+    }
+  }
+}
+
+// Floats to bytes and back.
+void check_quantizers(const LaneOps& ops) {
+  for (int i = 0; i < 100; ++i) {
+    const bool exact = i % 2;
+    const int64_t channels = 1 + below(23), rows = (channels + 3) / 4;
+    const Quantization form = quantization(exact);
+    Rows<float> in(channels), back(channels);
+    for (int64_t j = 0; j < channels * 16; ++j) {
+      in[j] = static_cast<float>(below(1000) - 500) * form.scale * (exact ? 0.5f : 0.37f);
+    }
+    in[below(channels * 16)] = INFINITY;
+    Rows<uint8_t> out(rows);
+    ops.quantize(in.data(), channels, form, out.data());
+    ops.dequantize(out.data(), form, channels, back.data());
+    CHECK(out.intact() && back.intact());
+    for (int64_t channel = 0; channel < rows * 4; ++channel) {
+      for (int64_t lane = 0; lane < 16; ++lane) {
+        const uint8_t byte = out[channel / 4 * 64 + lane * 4 + channel % 4];
+        if (channel >= channels) {
+          CHECK(byte == form.zero_point);
+          continue;
+        }
+        CHECK(std::isinf(in[channel * 16 + lane]) ? byte == 255
+                                                  : rounds_to(in[channel * 16 + lane], form, byte, exact));
+        CHECK(back[channel * 16 + lane] == form.scale * static_cast<float>(byte - form.zero_point));
+      }
+    }
   }
 }
 
@@ -216,6 +292,7 @@ int main() {
     check_elementwise(ops);
     check_sums_of_products(ops);
     check_not_a_number(ops);
+    check_quantizers(ops);
     check_pools(ops);
     check_global_average(ops);
     std::printf("instruction set %d: %d failures\n", static_cast<int>(isa), failures);

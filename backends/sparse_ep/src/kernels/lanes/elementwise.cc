@@ -1,4 +1,4 @@
-// Sums and activations of floats and of bytes, and what turns the sums of eight-bit products into either.
+// Sums and activations of floats and of bytes.
 #include "kernels/lanes/activation.h"
 #include "kernels/lanes/lanes.h"
 
@@ -50,34 +50,6 @@ void activate_q8(const uint8_t* in, const Quantization& from, int64_t rows, cons
   with_function(activation, [&](auto function) {
     quantize_rows(
         rows, to, [&](int64_t byte, int channel) { return function(real(load_words(in + byte), channel)); }, out);
-  });
-}
-
-void requantize(const int32_t* sums, int64_t outputs, const Requantize& how, const uint8_t* residual,
-                const Quantization& from, uint8_t* out) {
-  const Dequantizer real(from);
-  const Quantizer quantized(how.to);
-  const Words zero_point = Words{} + static_cast<uint32_t>(how.to.zero_point);
-  with_function(how.activation, [&](auto function) {
-    for (int64_t row = 0; row * 4 < outputs; ++row) {
-      const int64_t filled = outputs - row * 4;  // channels of this row, or more
-      for (int64_t lane = 0; lane < kLanes; lane += kWidth) {
-        const int64_t byte = row * kRowBytes + lane * 4;
-        Words words = Words{};
-        for (int i = 0; i < 4; ++i) {
-          if (i < filled) {
-            const int64_t channel = row * 4 + i;
-            Floats value =
-                floats(load_ints(sums + channel * kLanes + lane)) * how.multiplier[channel] + how.bias[channel];
-            if (residual) value += real(load_words(residual + byte), i);
-            words |= quantized(function(value)) << (8 * i);
-          } else {
-            words |= zero_point << (8 * i);
-          }
-        }
-        store(out + byte, words);
-      }
-    }
   });
 }
 

@@ -35,8 +35,11 @@ void activate_q8(const uint8_t* in, const Quantization& from, int64_t rows, cons
 
 void layer_norm(const float* in, int64_t rows, const float* scale, const float* bias, float epsilon, float* out);
 
-void requantize(const int32_t* sums, int64_t outputs, const Requantize& how, const uint8_t* residual,
-                const Quantization& from, uint8_t* out);
+void finish(const int32_t* sums, int64_t outputs, const Finish& how, float* out);
+void finish_q8(const int32_t* sums, int64_t outputs, const Finish& how, const Quantization& to, uint8_t* out);
+
+void quantize(const float* in, int64_t channels, const Quantization& to, uint8_t* out);
+void dequantize(const uint8_t* in, const Quantization& from, int64_t channels, float* out);
 
 }  // namespace SPARSE_ISA
 }  // namespace sparse

@@ -72,6 +72,20 @@ class Dequantizer {
   int32_t zero_point_;
 };
 
+// Whole numbers (half to even) that a byte holds: what is left of numbers once they have been one. Not a number: the
+// least.
+class Rounding {
+ public:
+  explicit Rounding(const Quantization& form)
+      : low_(static_cast<float>(-form.zero_point)), high_(static_cast<float>(255 - form.zero_point)) {}
+  Floats operator()(Floats steps) const {
+    return (smaller(larger(steps, all(low_)), all(high_)) + kRounder) - kRounder;
+  }
+
+ private:
+  float low_, high_;
+};
+
 // round(real / scale) + zero point within a byte, as the low byte of each word; zero for what is not a number.
 class Quantizer {
  public:

@@ -1,0 +1,90 @@
+// What turns the sums of eight-bit products into values, and floats into bytes and back.
+#include "kernels/lanes/activation.h"
+#include "kernels/lanes/lanes.h"
+
+namespace sparse {
+namespace SPARSE_ISA {
+namespace {
+
+// Real numbers of the vector of sums at (channel, lane), before the activation.
+class Reals {
+ public:
+  Reals(const int32_t* sums, const Finish& how)
+      : sums_(sums),
+        how_(how),
+        rounding_(how.rounding ? *how.rounding : Quantization()),
+        step_(how.rounding ? how.rounding->scale : 1.0f),
+        residual_(how.residual_from) {}
+
+  Floats operator()(int64_t channel, int64_t lane) const {
+    Floats value = floats(load_ints(sums_ + channel * kLanes + lane)) * how_.multiplier[channel] + how_.bias[channel];
+    if (how_.rounding) value = rounding_(value) * step_ + how_.shift[channel];
+    if (!how_.residual) return value;
+    if (how_.residual_element == Element::F32) {
+      return value + load_floats(static_cast<const float*>(how_.residual) + channel * kLanes + lane);
+    }
+    const uint8_t* row = static_cast<const uint8_t*>(how_.residual) + channel / 4 * kRowBytes;
+    return value + residual_(load_words(row + lane * 4), static_cast<int>(channel % 4));
+  }
+
+ private:
+  const int32_t* sums_;
+  const Finish& how_;
+  Rounding rounding_;
+  float step_;
+  Dequantizer residual_;
+};
+
+// Q8 rows of value(channel, lane).
+template <class Value>
+void quantize_channels(int64_t channels, const Quantization& to, const Value& value, uint8_t* out) {
+  const Quantizer quantized(to);
+  const Words zero_point = Words{} + static_cast<uint32_t>(to.zero_point);
+  for (int64_t channel = 0; channel < channels; channel += 4) {
+    for (int64_t lane = 0; lane < kLanes; lane += kWidth) {
+      Words words = Words{};
+      for (int i = 0; i < 4; ++i) {
+        words |= (channel + i < channels ? quantized(value(channel + i, lane)) : zero_point) << (8 * i);
+      }
+      store(out + channel / 4 * kRowBytes + lane * 4, words);
+    }
+  }
+}
+
+}  // namespace
+
+void finish(const int32_t* sums, int64_t outputs, const Finish& how, float* out) {
+  const Reals real(sums, how);
+  with_function(how.activation, [&](auto function) {
+    for (int64_t channel = 0; channel < outputs; ++channel) {
+      for (int64_t lane = 0; lane < kLanes; lane += kWidth) {
+        store(out + channel * kLanes + lane, function(real(channel, lane)));
+      }
+    }
+  });
+}
+
+void finish_q8(const int32_t* sums, int64_t outputs, const Finish& how, const Quantization& to, uint8_t* out) {
+  const Reals real(sums, how);
+  with_function(how.activation, [&](auto function) {
+    quantize_channels(outputs, to, [&](int64_t channel, int64_t lane) { return function(real(channel, lane)); }, out);
+  });
+}
+
+void quantize(const float* in, int64_t channels, const Quantization& to, uint8_t* out) {
+  quantize_channels(
+      channels, to, [=](int64_t channel, int64_t lane) { return load_floats(in + channel * kLanes + lane); }, out);
+}
+
+void dequantize(const uint8_t* in, const Quantization& from, int64_t channels, float* out) {
+  const Dequantizer real(from);
+  for (int64_t channel = 0; channel < channels; ++channel) {
+    for (int64_t lane = 0; lane < kLanes; lane += kWidth) {
+      const Words words = load_words(in + channel / 4 * kRowBytes + lane * 4);
+      store(out + channel * kLanes + lane, real(words, static_cast<int>(channel % 4)));
+    }
+  }
+}
+
+}  // namespace SPARSE_ISA
+}  // namespace sparse
