@@ -29,7 +29,7 @@ class Reals {
 
  private:
   const int32_t* sums_;
-  const Finish& how_;
+  const Finish how_;  // of its own, so that what is stored cannot change it
   Rounding rounding_;
   float step_;
   Dequantizer residual_;
@@ -51,23 +51,47 @@ void quantize_channels(int64_t channels, const Quantization& to, const Value& va
   }
 }
 
+// Functions that do not fit into the registers together with what comes before and behind them.
+template <class Function>
+constexpr bool kIsLong = false;
+template <>
+constexpr bool kIsLong<Sigmoid> = true;
+template <>
+constexpr bool kIsLong<Gelu> = true;
+template <>
+constexpr bool kIsLong<GeluTanh> = true;
+
+constexpr int64_t kStretch = 16;  // channels
+
+template <class Function>
+void store_numbers(const Reals& real, const Function& function, int64_t first, int64_t count, float* out) {
+  for (int64_t channel = 0; channel < count; ++channel) {
+    for (int64_t lane = 0; lane < kLanes; lane += kWidth) {
+      store(out + channel * kLanes + lane, function(real(first + channel, lane)));
+    }
+  }
+}
+
 }  // namespace
 
 void finish(const int32_t* sums, int64_t outputs, const Finish& how, float* out) {
   const Reals real(sums, how);
-  with_function(how.activation, [&](auto function) {
-    for (int64_t channel = 0; channel < outputs; ++channel) {
-      for (int64_t lane = 0; lane < kLanes; lane += kWidth) {
-        store(out + channel * kLanes + lane, function(real(channel, lane)));
-      }
-    }
-  });
+  with_function(how.activation, [&](auto function) { store_numbers(real, function, 0, outputs, out); });
 }
 
 void finish_q8(const int32_t* sums, int64_t outputs, const Finish& how, const Quantization& to, uint8_t* out) {
   const Reals real(sums, how);
   with_function(how.activation, [&](auto function) {
-    quantize_channels(outputs, to, [&](int64_t channel, int64_t lane) { return function(real(channel, lane)); }, out);
+    if constexpr (kIsLong<decltype(function)>) {
+      alignas(64) float numbers[kStretch * kLanes];
+      for (int64_t first = 0; first < outputs; first += kStretch) {
+        const int64_t count = outputs - first < kStretch ? outputs - first : kStretch;
+        store_numbers(real, function, first, count, numbers);
+        quantize(numbers, count, to, out + first / 4 * kRowBytes);
+      }
+    } else {
+      quantize_channels(outputs, to, [&](int64_t channel, int64_t lane) { return function(real(channel, lane)); }, out);
+    }
   });
 }
 
