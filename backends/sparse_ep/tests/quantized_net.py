@@ -36,6 +36,16 @@ class Codes:
     zero: int
 
 
+@dataclass(frozen=True)
+class Reals:
+    """A tensor of floats, the step that its numbers were rounded to last, and the codes that they are, if any."""
+
+    name: str
+    shape: Shape
+    quantum: float
+    codes: Codes | None = None
+
+
 @dataclass
 class QuantizedNet:
     """Appends quantized layers to a model; all of its activations are uint8, or all int8."""
@@ -105,6 +115,20 @@ class QuantizedNet:
         zero = low if positive else low + 128 + self.pick(0, 7, -20)
         scale *= float(self.rng.uniform(0.8, 1.3)) * (0.5 if positive else 1.0)
         return Codes(self.node("QuantizeLinear", [name, *self.parameters(scale, zero)]), shape, scale, zero)
+
+    def rounded(self, value: Reals, scale: float) -> Reals:
+        """The floats after they were codes."""
+        codes = self.coded(value, scale)
+        return Reals(self.real(codes), value.shape, codes.scale, codes)
+
+    def coded(self, value: Reals, scale: float) -> Codes:
+        """The floats as codes, never as others than those that they come from."""
+        return value.codes or self.codes(value.name, value.shape, scale, positive=False)
+
+    def dequantized(self, codes: Array, scale: float) -> str:
+        """A constant of integers as floats."""
+        zero = self.constant(np.zeros((), dtype=codes.dtype))
+        return self.node("DequantizeLinear", [self.constant(codes), self.constant(np.float32(scale)), zero])
 
     def weights(self, outputs: int, inputs: int, *taps: int) -> tuple[Array, Array]:
         """Pruned int8 weights, and their scales: one for each output, or one."""

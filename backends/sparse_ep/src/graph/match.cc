@@ -104,13 +104,14 @@ std::optional<RealConstant> real_constant(const Scope& scope, int tensor) {
     zeros = constant_tensor(scope.graph, op.inputs[2]);
     if (zeros == nullptr || zeros->type != codes->type) return std::nullopt;
     if (zeros->elements() != static_cast<int64_t>(scales->size())) return std::nullopt;
+    if (zeros->type == DataType::Int32 && !constant_equals(*zeros, 0)) return std::nullopt;
   }
   result.shape = codes->shape;
   for (size_t i = 0; i < count; ++i) {
     const size_t at = scales->size() == 1 ? 0 : i;
     const int64_t zero = zeros == nullptr ? 0 : integer_at(*zeros, static_cast<int64_t>(at));
     const int64_t steps = integer_at(*codes, static_cast<int64_t>(i)) - zero;
-    result.values.push_back(static_cast<float>(steps) * (*scales)[at]);
+    result.values.push_back(static_cast<float>(static_cast<double>(steps) * static_cast<double>((*scales)[at])));
   }
   return result;
 }
@@ -126,13 +127,6 @@ std::optional<std::vector<float>> channel_constant(const RealConstant& constant,
   std::vector<float> values = constant.values;
   if (values.size() == 1) values.assign(static_cast<size_t>(channels), values.front());
   return values;
-}
-
-std::optional<std::vector<float>> channel_constant(const Scope& scope, int constant, int64_t channels, int rank,
-                                                   int axis) {
-  const std::optional<std::vector<float>> values = constant_floats(scope.graph, constant);
-  if (!values) return std::nullopt;
-  return channel_constant(RealConstant{scope.tensor(constant).shape, *values}, channels, rank, axis);
 }
 
 void read_either(const Scope& scope, int tensor, Value form, Match& match) {

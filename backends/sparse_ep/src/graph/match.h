@@ -88,8 +88,6 @@ std::optional<RealConstant> real_constant(const Scope& scope, int tensor);
 // What a constant adds to each of `channels` at `axis` of a tensor of rank `rank`: one number for each channel.
 // Nothing if it is no constant, or would not add along that axis alone.
 std::optional<std::vector<float>> channel_constant(const RealConstant& constant, int64_t channels, int rank, int axis);
-std::optional<std::vector<float>> channel_constant(const Scope& scope, int constant, int64_t channels, int rank,
-                                                   int axis);
 
 // An activation that starts from a tensor, of one operator or of several.
 struct ActivationMatch {

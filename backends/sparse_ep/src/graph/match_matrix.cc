@@ -10,33 +10,13 @@
 namespace sparse {
 namespace {
 
-// A bias: floats, or 32-bit integers behind a DequantizeLinear. Nothing if it is not understood; empty if left out.
+// A bias: floats, or integers behind a DequantizeLinear. Nothing if it is not understood; empty if left out.
 std::optional<std::vector<float>> match_bias(const Scope& scope, int tensor, int64_t outputs, Match& match) {
   if (tensor < 0) return std::vector<float>();
-  if (scope.is_constant(tensor)) return channel_constant(scope, tensor, outputs, 2, 1);
-  const int producer = scope.tensor(tensor).producer;
-  if (producer < 0 || !scope.is_float(tensor)) return std::nullopt;
-  const Operator& op = scope.op(producer);
-  if (!is_onnx(op, "DequantizeLinear") && !is_microsoft(op, "DequantizeLinear")) return std::nullopt;
-  const Tensor* integers = constant_tensor(scope.graph, op.inputs[0]);
-  const std::optional<std::vector<float>> scales = constant_floats(scope.graph, scope.input(op, 1));
-  if (integers == nullptr || integers->type != DataType::Int32 || integers->elements() != outputs || !scales) {
-    return std::nullopt;
-  }
-  if (scales->size() != 1 && static_cast<int64_t>(scales->size()) != outputs) return std::nullopt;
-  if (integers->shape.size() != 1 || op.integer("block_size", 0) != 0) return std::nullopt;
-  const int zero_points = scope.input(op, 2);
-  if (zero_points >= 0) {
-    const Tensor* zeros = constant_tensor(scope.graph, zero_points);
-    if (zeros == nullptr || zeros->type != DataType::Int32 || !constant_equals(*zeros, 0)) return std::nullopt;
-  }
-  std::vector<float> bias(static_cast<size_t>(outputs));
-  for (size_t i = 0; i < bias.size(); ++i) {
-    const double step = scales->size() == 1 ? scales->front() : (*scales)[i];
-    bias[i] = static_cast<float>(integer_at(*integers, static_cast<int64_t>(i)) * step);
-  }
-  match.dequantizers.push_back(producer);
-  return bias;
+  const std::optional<RealConstant> bias = real_constant(scope, tensor);
+  if (!bias) return std::nullopt;
+  if (bias->dequantizer >= 0) match.dequantizers.push_back(bias->dequantizer);
+  return channel_constant(*bias, outputs, 2, 1);
 }
 
 // The input of the product, in floats or, where the weights are bytes, behind a DequantizeLinear.
@@ -117,7 +97,8 @@ bool match_conv(const Scope& scope, const Operator& op, double threshold, Matrix
   if (!weights) return false;
   matrix.match.dense = 1.0 - weights->weights.density() < threshold;
   const int bias = scope.input(op, 2);
-  if (scope.is_constant(bias) && scope.tensor(bias).shape != std::vector<int64_t>{dense->outputs}) return false;
+  const Tensor* constant = weights_tensor(scope, bias);
+  if (constant != nullptr && constant->shape != std::vector<int64_t>{dense->outputs}) return false;
   matrix.match.layer.window = *window;
   return finish(scope, op, spatial, std::move(*weights), bias, matrix);
 }
@@ -167,7 +148,7 @@ bool match_gemm(const Scope& scope, const Operator& op, double threshold, Matrix
   if (!weights) return false;
   const float alpha = op.real("alpha", 1.0f), beta = op.real("beta", 1.0f);
   int bias = scope.input(op, 2);
-  if (!weights->quantized && beta == 1.0f && bias >= 0 && !scope.is_constant(bias) && scope.is_float(bias) &&
+  if (beta == 1.0f && bias >= 0 && weights_tensor(scope, bias) == nullptr && scope.is_float(bias) &&
       scope.shapes.same(op.outputs[0], bias)) {
     matrix.addend = std::exchange(bias, -1);
   }

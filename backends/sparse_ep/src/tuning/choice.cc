@@ -48,6 +48,8 @@ int64_t elements(const std::vector<int64_t>& shape) {
   return count;
 }
 
+int width_of(const Value& value) { return value.element == Element::F32 ? 4 : 1; }
+
 // The layer by itself, bytes to bytes or floats to floats: no rounding, no residual, no activation, as the dense model
 // has none.
 Region alone(const Layer& layer, const Value& input) {
@@ -126,18 +128,22 @@ bool Choice::worth(const Claim& claim, const GraphView& graph) {
     const Value& about = claim.region.values[static_cast<size_t>(value)];
     return static_cast<double>(elements(concrete(about, window, shape_of(value))));
   };
-  double dense = 0.0, sparse = 0.0, per_element = 0.0;
+  double dense = 0.0, sparse = 0.0, per_byte = 0.0;
   for (const Layer& layer : claim.region.layers) {
     if (layer.kind != Layer::Matrix) continue;
     const int input = layer.inputs[0];
-    const LayerTimes measured = times(layer, claim.region.values[static_cast<size_t>(input)], shape_of(input));
+    const Value& about = claim.region.values[static_cast<size_t>(input)];
+    const LayerTimes measured = times(layer, about, shape_of(input));
     dense += measured.dense;
     sparse += measured.sparse;
-    per_element = std::max(per_element,
-                           measured.conversion / (size_of(input, layer.window) + size_of(layer.output, layer.window)));
+    const double elements = size_of(input, layer.window) + size_of(layer.output, layer.window);
+    per_byte = std::max(per_byte, measured.conversion / (elements * width_of(about)));
   }
   for (const auto* values : {&claim.region.inputs, &claim.region.outputs})
-    for (const int value : *values) sparse += per_element * size_of(value, Window());
+    for (const int value : *values) {
+      const Value& about = claim.region.values[static_cast<size_t>(value)];
+      sparse += per_byte * size_of(value, Window()) * width_of(about);
+    }
   return sparse < kMargin * dense;
 }
 
@@ -145,7 +151,7 @@ LayerTimes Choice::measure(const Layer& layer, const Value& input, const std::ve
   using Clock = std::chrono::steady_clock;
   DenseSession session(api_, dense_model(layer, input, shape));
   const Program program(alone(layer, input), options_);
-  const size_t width = input.element == Element::F32 ? 4 : 1;
+  const auto width = static_cast<size_t>(width_of(input));
   const Buffer in(static_cast<size_t>(elements(shape)) * width);
   std::fill_n(in.data(), in.size(), std::byte{0});
   const Buffer out(static_cast<size_t>(elements(program.output_shapes({shape})[0])) * width);

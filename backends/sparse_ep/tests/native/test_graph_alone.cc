@@ -182,12 +182,11 @@ std::vector<Case> cases() {
          b.op("Gemm", {b.input("x", {4, 8}), b.weights({8, 4}), b.input("r", {4, 4})},
               {{"beta", real(flawed ? 2.0f : 1)}});
        }},
-      {"a Gemm of bytes that adds a value", "Matrix8", "",
+      {"a Gemm of bytes that adds a value times a factor", "Matrix8 +residual", "",
        [](B& b, bool flawed) {
-         std::vector<int> inputs = {b.dequantize(b.input("x", {5, 8}, DataType::Uint8)),
-                                    b.dequantized_weights({8, 8}, 1)};
-         if (flawed) inputs.push_back(b.input("r", {5, 8}));
-         b.quantize(b.op("Gemm", inputs));
+         const int x = b.dequantize(b.input("x", {5, 8}, DataType::Uint8));
+         b.quantize(b.op("Gemm", {x, b.dequantized_weights({8, 8}, 1), b.input("r", {5, 8})},
+                         {{"beta", real(flawed ? 2.0f : 1)}}));
        }},
       {"a window at the border that is rounded up and counts padding", "Matrix; AveragePool", "Matrix",
        [](B& b, bool flawed) {

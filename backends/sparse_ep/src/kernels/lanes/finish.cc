@@ -6,108 +6,137 @@ namespace sparse {
 namespace SPARSE_ISA {
 namespace {
 
-// Real numbers of the vector of sums at (channel, lane), before the activation.
-class Reals {
- public:
-  Reals(const int32_t* sums, const Finish& how)
-      : sums_(sums),
-        how_(how),
-        rounding_(how.rounding ? *how.rounding : Quantization()),
-        step_(how.rounding ? how.rounding->scale : 1.0f),
-        residual_(how.residual_from) {}
-
-  Floats operator()(int64_t channel, int64_t lane) const {
-    Floats value = floats(load_ints(sums_ + channel * kLanes + lane)) * how_.multiplier[channel] + how_.bias[channel];
-    if (how_.rounding) value = rounding_(value) * step_ + how_.shift[channel];
-    if (!how_.residual) return value;
-    if (how_.residual_element == Element::F32) {
-      return value + load_floats(static_cast<const float*>(how_.residual) + channel * kLanes + lane);
-    }
-    const uint8_t* row = static_cast<const uint8_t*>(how_.residual) + channel / 4 * kRowBytes;
-    return value + residual_(load_words(row + lane * 4), static_cast<int>(channel % 4));
-  }
-
- private:
-  const int32_t* sums_;
-  const Finish how_;  // of its own, so that what is stored cannot change it
-  Rounding rounding_;
-  float step_;
-  Dequantizer residual_;
+// What is added to a vector of channel `part` of four in a row of them, from `lane` on.
+struct NoResidual {
+  Floats operator()(Floats value, int64_t, int, int64_t) const { return value; }
 };
 
-// Q8 rows of value(channel, lane).
+struct FloatResidual {
+  const float* rows;
+  Floats operator()(Floats value, int64_t row, int part, int64_t lane) const {
+    return value + load_floats(rows + (row * 4 + part) * kLanes + lane);
+  }
+};
+
+struct ByteResidual {
+  const uint8_t* rows;
+  Dequantizer real;
+  Floats operator()(Floats value, int64_t row, int part, int64_t lane) const {
+    return value + real(load_words(rows + row * kRowBytes + lane * 4), part);
+  }
+};
+
+// Q8 rows of value(row, part, lane).
 template <class Value>
 void quantize_channels(int64_t channels, const Quantization& to, const Value& value, uint8_t* out) {
   const Quantizer quantized(to);
   const Words zero_point = Words{} + static_cast<uint32_t>(to.zero_point);
-  for (int64_t channel = 0; channel < channels; channel += 4) {
+  for (int64_t row = 0; row * 4 < channels; ++row) {
+    const int64_t filled = channels - row * 4;  // channels of this row, or more
     for (int64_t lane = 0; lane < kLanes; lane += kWidth) {
       Words words = Words{};
-      for (int i = 0; i < 4; ++i) {
-        words |= (channel + i < channels ? quantized(value(channel + i, lane)) : zero_point) << (8 * i);
+      for (int part = 0; part < 4; ++part) {
+        words |= (part < filled ? quantized(value(row, part, lane)) : zero_point) << (8 * part);
       }
-      store(out + channel / 4 * kRowBytes + lane * 4, words);
+      store(out + row * kRowBytes + lane * 4, words);
     }
   }
 }
 
-// Functions that do not fit into the registers together with what comes before and behind them.
-template <class Function>
-constexpr bool kIsLong = false;
-template <>
-constexpr bool kIsLong<Sigmoid> = true;
-template <>
-constexpr bool kIsLong<Gelu> = true;
-template <>
-constexpr bool kIsLong<GeluTanh> = true;
-
-constexpr int64_t kStretch = 16;  // channels
-
-template <class Function>
-void store_numbers(const Reals& real, const Function& function, int64_t first, int64_t count, float* out) {
-  for (int64_t channel = 0; channel < count; ++channel) {
-    for (int64_t lane = 0; lane < kLanes; lane += kWidth) {
-      store(out + channel * kLanes + lane, function(real(first + channel, lane)));
+// Rows of floats of value(row, part, lane).
+template <class Value>
+void store_channels(int64_t channels, const Value& value, float* out) {
+  for (int64_t row = 0; row * 4 < channels; ++row) {
+    const int64_t filled = channels - row * 4;
+    for (int part = 0; part < 4 && part < filled; ++part) {
+      for (int64_t lane = 0; lane < kLanes; lane += kWidth) {
+        store(out + (row * 4 + part) * kLanes + lane, value(row, part, lane));
+      }
     }
   }
 }
+
+// The sums of channels from `first` on as real numbers, the residual added.
+template <class Residual>
+void store_reals(const int32_t* sums, int64_t first, int64_t channels, const Finish& how, const Residual& residual,
+                 float* out) {
+  sums += first * kLanes;
+  const float *multiplier = how.multiplier + first, *bias = how.bias + first, *shift = how.shift + first;
+  const auto scaled = [=](int64_t row, int part, int64_t lane) {
+    const int64_t channel = row * 4 + part;
+    return floats(load_ints(sums + channel * kLanes + lane)) * multiplier[channel] + bias[channel];
+  };
+  if (how.rounding) {
+    const Rounding rounded(*how.rounding);
+    const float step = how.rounding->scale;
+    const auto value = [=](int64_t row, int part, int64_t lane) {
+      return residual(rounded(scaled(row, part, lane)) * step + shift[row * 4 + part], first / 4 + row, part, lane);
+    };
+    store_channels(channels, value, out);
+  } else {
+    const auto value = [=](int64_t row, int part, int64_t lane) {
+      return residual(scaled(row, part, lane), first / 4 + row, part, lane);
+    };
+    store_channels(channels, value, out);
+  }
+}
+
+void store_reals(const int32_t* sums, int64_t first, int64_t channels, const Finish& how, float* out) {
+  if (!how.residual) {
+    store_reals(sums, first, channels, how, NoResidual{}, out);
+  } else if (how.residual_element == Element::F32) {
+    store_reals(sums, first, channels, how, FloatResidual{static_cast<const float*>(how.residual)}, out);
+  } else {
+    const ByteResidual residual{static_cast<const uint8_t*>(how.residual), Dequantizer(how.residual_from)};
+    store_reals(sums, first, channels, how, residual, out);
+  }
+}
+
+// Of a row of floats, the vector that belongs to a channel and a lane.
+Floats load_channel(const float* rows, int64_t row, int part, int64_t lane) {
+  return load_floats(rows + (row * 4 + part) * kLanes + lane);
+}
+
+// Channels whose numbers stay in the first-level cache until the activation is applied, which with its constants would
+// not fit into the registers beside all the rest. A multiple of four.
+constexpr int64_t kStretch = 16;
 
 }  // namespace
 
 void finish(const int32_t* sums, int64_t outputs, const Finish& how, float* out) {
-  const Reals real(sums, how);
-  with_function(how.activation, [&](auto function) { store_numbers(real, function, 0, outputs, out); });
+  for (int64_t first = 0; first < outputs; first += kStretch) {
+    const int64_t count = outputs - first < kStretch ? outputs - first : kStretch;
+    float* stretch = out + first * kLanes;
+    store_reals(sums, first, count, how, stretch);
+    if (how.activation.kind != Activation::None) activate(stretch, count, how.activation, stretch);
+  }
 }
 
 void finish_q8(const int32_t* sums, int64_t outputs, const Finish& how, const Quantization& to, uint8_t* out) {
-  const Reals real(sums, how);
+  alignas(64) float numbers[kStretch * kLanes];
   with_function(how.activation, [&](auto function) {
-    if constexpr (kIsLong<decltype(function)>) {
-      alignas(64) float numbers[kStretch * kLanes];
-      for (int64_t first = 0; first < outputs; first += kStretch) {
-        const int64_t count = outputs - first < kStretch ? outputs - first : kStretch;
-        store_numbers(real, function, first, count, numbers);
-        quantize(numbers, count, to, out + first / 4 * kRowBytes);
-      }
-    } else {
-      quantize_channels(outputs, to, [&](int64_t channel, int64_t lane) { return function(real(channel, lane)); }, out);
+    for (int64_t first = 0; first < outputs; first += kStretch) {
+      const int64_t count = outputs - first < kStretch ? outputs - first : kStretch;
+      store_reals(sums, first, count, how, numbers);
+      const auto value = [&](int64_t row, int part, int64_t lane) {
+        return function(load_channel(numbers, row, part, lane));
+      };
+      quantize_channels(count, to, value, out + first / 4 * kRowBytes);
     }
   });
 }
 
 void quantize(const float* in, int64_t channels, const Quantization& to, uint8_t* out) {
   quantize_channels(
-      channels, to, [=](int64_t channel, int64_t lane) { return load_floats(in + channel * kLanes + lane); }, out);
+      channels, to, [=](int64_t row, int part, int64_t lane) { return load_channel(in, row, part, lane); }, out);
 }
 
 void dequantize(const uint8_t* in, const Quantization& from, int64_t channels, float* out) {
   const Dequantizer real(from);
-  for (int64_t channel = 0; channel < channels; ++channel) {
-    for (int64_t lane = 0; lane < kLanes; lane += kWidth) {
-      const Words words = load_words(in + channel / 4 * kRowBytes + lane * 4);
-      store(out + channel * kLanes + lane, real(words, static_cast<int>(channel % 4)));
-    }
-  }
+  const auto value = [=](int64_t row, int part, int64_t lane) {
+    return real(load_words(in + row * kRowBytes + lane * 4), part);
+  };
+  store_channels(channels, value, out);
 }
 
 }  // namespace SPARSE_ISA
