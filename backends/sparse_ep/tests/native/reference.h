@@ -1,4 +1,5 @@
-// Regions computed the plain way, in double precision on NCHW, to compare programs with.
+// Regions computed the plain way, in double precision on NCHW, to compare programs with. Values of bytes are the real
+// numbers that the bytes stand for.
 #pragma once
 
 #include <algorithm>
@@ -49,6 +50,11 @@ inline double activate(const Activation& activation, double x) {
   return x;
 }
 
+inline double rounded(double x, const Quantization& to) {
+  const double steps = std::nearbyint(x / double{to.scale});
+  return double{to.scale} * std::min(std::max(steps, -double(to.zero_point)), 255.0 - to.zero_point);
+}
+
 // Calls body(tap, y, x) for the places in the input that an output pixel reads.
 template <class Body>
 void over_taps(const PlacedWindow& window, int64_t y, int64_t x, const Body& body) {
@@ -96,8 +102,13 @@ inline Image matrix(const Layer& layer, const Image& in, const Image* residual) 
   std::vector<double> row(static_cast<size_t>(weights.taps * weights.inputs));
   for (int64_t o = 0; o < weights.outputs; ++o) {
     std::fill(row.begin(), row.end(), 0.0);
-    for (int64_t i = weights.row_begin[static_cast<size_t>(o)]; i < weights.row_begin[static_cast<size_t>(o) + 1]; ++i)
-      row[static_cast<size_t>(weights.columns[static_cast<size_t>(i)])] = weights.values[static_cast<size_t>(i)];
+    for (int64_t j = weights.row_begin[static_cast<size_t>(o)]; j < weights.row_begin[static_cast<size_t>(o) + 1];
+         ++j) {
+      const auto i = static_cast<size_t>(j);
+      row[static_cast<size_t>(weights.columns[i])] =
+          weights.scales.empty() ? weights.values[i]
+                                 : double{weights.scales[static_cast<size_t>(o)]} * weights.quantized[i];
+    }
     for (int64_t n = 0; n < out.extent.n; ++n)
       for (int64_t y = 0; y < out.extent.h; ++y)
         for (int64_t x = 0; x < out.extent.w; ++x) {
@@ -107,6 +118,10 @@ inline Image matrix(const Layer& layer, const Image& in, const Image* residual) 
             for (int64_t c = 0; c < in.channels; ++c)
               sum += row[static_cast<size_t>(tap * weights.inputs + c)] * in.at(n, c, iy, ix);
           });
+          if (layer.rounding) {
+            sum = rounded(sum, *layer.rounding);
+            if (!layer.bias.empty()) sum += layer.bias[static_cast<size_t>(o)];
+          }
           if (residual) sum += residual->at(n, o, y, x);
           out.at(n, o, y, x) = activate(layer.activation, sum);
         }
@@ -114,7 +129,24 @@ inline Image matrix(const Layer& layer, const Image& in, const Image* residual) 
   return out;
 }
 
-// All values of a region of float layers over images.
+// Of tokens: one image of one row.
+inline Image normalized(const Layer& layer, const Image& in) {
+  Image out = in;
+  const auto count = static_cast<double>(in.channels);
+  for (int64_t x = 0; x < in.extent.w; ++x) {
+    double mean = 0.0, variance = 0.0;
+    for (int64_t c = 0; c < in.channels; ++c) mean += in.at(0, c, 0, x) / count;
+    for (int64_t c = 0; c < in.channels; ++c) variance += std::pow(in.at(0, c, 0, x) - mean, 2) / count;
+    for (int64_t c = 0; c < in.channels; ++c) {
+      const auto i = static_cast<size_t>(c);
+      out.at(0, c, 0, x) =
+          (in.at(0, c, 0, x) - mean) / std::sqrt(variance + double{layer.epsilon}) * layer.scale[i] + layer.bias[i];
+    }
+  }
+  return out;
+}
+
+// All values of a region, its layers over images or over tokens.
 inline std::vector<Image> run(const Region& region, const std::vector<Image>& inputs) {
   std::vector<Image> values(region.values.size());
   for (size_t i = 0; i < inputs.size(); ++i) values[static_cast<size_t>(region.inputs[i])] = inputs[i];
@@ -128,9 +160,14 @@ inline std::vector<Image> run(const Region& region, const std::vector<Image>& in
       out = in;
       for (size_t i = 0; i < out.data.size(); ++i)
         out.data[i] = activate(layer.activation, out.data[i] + (other ? other->data[i] : 0.0));
+    } else if (layer.kind == Layer::LayerNorm) {
+      out = normalized(layer, in);
     } else {
       out = pool(layer, in);
     }
+    const Value& form = region.values[static_cast<size_t>(layer.output)];
+    if (form.element == Element::Q8)
+      for (double& x : out.data) x = rounded(x, form.quantization);
     values[static_cast<size_t>(layer.output)] = std::move(out);
   }
   return values;
