@@ -57,9 +57,9 @@ def normalized(net: QuantizedNet, x: Reals) -> Reals:
         x = net.rounded(x, 0.03)
     scale, bias = net.rng.uniform(0.5, 1.0, width), net.rng.standard_normal(width) * 0.2
     if net.chance(0.3):
-        codes = np.rint(scale / 0.005).clip(0, 127).astype(net.type)
+        codes = np.rint(scale / 0.01).clip(0, 100).astype(net.type)
         steps = np.rint(bias / 1e-4).astype(np.int32)
-        names = [net.dequantized(codes, 0.005), net.dequantized(steps, 1e-4)]
+        names = [net.dequantized(codes, 0.01), net.dequantized(steps, 1e-4)]
     else:
         names = [net.constant(scale.astype(np.float32)), net.constant(bias.astype(np.float32))]
     epsilon = 0.1  # keeps what is rounded from growing

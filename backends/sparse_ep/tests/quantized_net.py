@@ -126,9 +126,10 @@ class QuantizedNet:
         return value.codes or self.codes(value.name, value.shape, scale, positive=False)
 
     def dequantized(self, codes: Array, scale: float) -> str:
-        """A constant of integers as floats."""
-        zero = self.constant(np.zeros((), dtype=codes.dtype))
-        return self.node("DequantizeLinear", [self.constant(codes), self.constant(np.float32(scale)), zero])
+        """A constant of integers as floats; small ones, so that a zero point fits in."""
+        zero = codes.dtype.type(0 if codes.dtype == np.int32 else self.pick(0, 9))
+        names = [self.constant(codes + zero), self.constant(np.float32(scale)), self.constant(zero)]
+        return self.node("DequantizeLinear", names)
 
     def weights(self, outputs: int, inputs: int, *taps: int) -> tuple[Array, Array]:
         """Pruned int8 weights, and their scales: one for each output, or one."""

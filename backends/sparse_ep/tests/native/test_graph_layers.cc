@@ -434,6 +434,28 @@ const Case cases[] = {
        const int normal = b.op("LayerNormalization", {y, b.filled({8}, 1), b.filled({8}, 0)});
        b.op("Add", {quantized_product(b, b.quantize(normal, 0.5f, 3)), normal});
      }},
+    {"floats behind bytes that are read once more", "Matrix8; Activatef; LayerNorm8; Matrix8",
+     [](B& b) {
+       const int y = b.dequantize(b.quantize(quantized_product(b, b.input("x", {5, 8}, DataType::Uint8))), 0.25f, 5);
+       b.op("Softmax", {y});
+       const int normal = b.op("LayerNormalization", {y, b.filled({8}, 1), b.filled({8}, 0)});
+       b.quantize(quantized_product(b, b.quantize(normal, 0.5f, 3)));
+     }},
+    {"floats behind bytes that are an output too", "Matrix8; Activatef; LayerNorm8; Matrix8",
+     [](B& b) {
+       const int y = b.dequantize(b.quantize(quantized_product(b, b.input("x", {5, 8}, DataType::Uint8))), 0.25f, 5);
+       b.output(y);
+       const int normal = b.op("LayerNormalization", {y, b.filled({8}, 1), b.filled({8}, 0)});
+       b.quantize(quantized_product(b, b.quantize(normal, 0.5f, 3)));
+     }},
+    {"activation of bytes that stays in floats", "Matrix8; Activatef Sigmoid; LayerNorm8; Matrix8",
+     [](B& b) {
+       const int y = b.quantize(quantized_product(b, b.input("x", {5, 8}, DataType::Uint8)), 0.5f, 3);
+       b.output(y);
+       const int bent = b.op("Sigmoid", {b.dequantize(y)});
+       const int normal = b.op("LayerNormalization", {bent, b.filled({8}, 1), b.filled({8}, 0)});
+       b.quantize(quantized_product(b, b.quantize(normal, 0.5f, 3)));
+     }},
     {"two quantized products that meet", "Matrix8; Matrix8 rounded +residual Relu",
      [](B& b) {
        const int y = rounded_product(b, b.input("x", {5, 8}, DataType::Uint8));
