@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from bench import models, quantize
+from bench.graph import Graph
 from onnx import TensorProto, helper, numpy_helper
 
 from tests import quantized_cases
-from tests.sessions import claimed, session
+from tests.sessions import NAME, claimed, placement, session
 
 EVERYTHING = {"threshold": "0", "tuning": "off"}
 QUICK, ALL = 100, 1000
@@ -57,3 +59,21 @@ def test_a_residual_is_added_to_sums_before_they_are_quantized() -> None:
     difference = ours.run(None, feeds)[0].astype(int) - theirs.run(None, feeds)[0]
     assert np.abs(difference).max() <= 1
     assert np.mean(difference != 0) < 0.01
+
+
+def test_of_an_encoder_only_the_attention_is_left() -> None:
+    model = quantize.quantize(models.encoder(2, 64, 4, 128, Graph(0.9, "unstructured"), 1))
+    ours, theirs = session(model, EVERYTHING), session(model)
+    assert claimed(ours) == 2 * 6
+    placed = placement(ours)
+    assert set(placed["CPUExecutionProvider"]) == {
+        *("QuantizeLinear", "DequantizeLinear", "LayerNormalization"),  # of the input
+        *("Reshape", "Transpose", "MatMul", "Div", "Softmax"),
+    }
+    assert placed["CPUExecutionProvider"].count("LayerNormalization") == 1
+    assert placed[NAME].count("LayerNormalization") == 2 * 2
+    assert sum(part.ep_name == NAME for part in ours.get_provider_graph_assignment_info()) == 3
+    x = np.random.default_rng(0).standard_normal((1, models.TOKENS, 64), dtype=np.float32)
+    mine, other = ours.run(None, {"x": x})[0], theirs.run(None, {"x": x})[0]
+    assert np.abs(mine - other).max() < 0.2  # a few quanta of what is normalised last
+    assert np.mean(np.abs(mine - other)) < 0.005

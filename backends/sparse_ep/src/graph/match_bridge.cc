@@ -138,7 +138,7 @@ std::optional<Match> match_bridge(const Scope& scope, int index) {
 std::optional<Match> match_quantizer(const Scope& scope, int index) {
   const Operator& op = scope.op(index);
   if (!scope.is_free(index) || op.subgraphs || op.inputs.empty() || op.inputs[0] < 0 ||
-      scope.is_constant(op.inputs[0])) {
+      scope.is_constant(op.inputs[0]) || !makes_only_first(scope, op)) {
     return std::nullopt;
   }
   Match match;
