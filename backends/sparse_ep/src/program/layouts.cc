@@ -19,6 +19,9 @@ constexpr double kTurned = 45.0;              // a square of lanes by blocks in 
 // A block of a tile costs as much as so many panels that have to be packed because they cross its border.
 constexpr int64_t kBlockInPanels = 8;
 
+// Layers of fewer blocks for each thread are shared by outputs, see tile_for in plan.cc.
+constexpr int64_t kFewBlocks = 16;
+
 // Windows at the upper border of a tile wait for the lower border of the one above, so that images cannot go through
 // several layers band by band. Beyond any cache that would cost more than it saves.
 constexpr int64_t kLargeImages = 8 << 20;
@@ -49,8 +52,8 @@ Arrangement tiles_of(const Extent& extent, int64_t images, int64_t bytes) {
 class Chooser {
  public:
   Chooser(const Region& region, const std::vector<const SparseKernel*>& kernels,
-          const std::vector<std::vector<int64_t>>& shapes, GatherCache* gathers)
-      : region_(region), kernels_(kernels), gathers_(gathers) {
+          const std::vector<std::vector<int64_t>>& shapes, int threads, GatherCache* gathers)
+      : region_(region), kernels_(kernels), threads_(threads), gathers_(gathers) {
     for (size_t v = 0; v < region.values.size(); ++v) {
       const Extent extent = extent_of(region.values[v], shapes[v]);
       const auto known = std::find(extents_.begin(), extents_.end(), extent);
@@ -144,7 +147,9 @@ class Chooser {
       const auto gather = gathers_->get(in, out, place(layer.window, {in.n, in.h, in.w}));
       if (!kernels_[i]) cycles += blocks * rows * static_cast<double>(gather->taps) * kNonzero;
       const auto copies = static_cast<double>(gather->copies.size());
-      cycles += copies * kPack + rows * (copies * kCopy + static_cast<double>(gather->sources.size()) * kSource);
+      const double packing =
+          copies * kPack + rows * (copies * kCopy + static_cast<double>(gather->sources.size()) * kSource);
+      cycles += out.blocks() < kFewBlocks * threads_ ? packing * threads_ : packing;
     }
     for (const auto* ports : {&region_.inputs, &region_.outputs})
       for (const int value : *ports) {
@@ -160,6 +165,7 @@ class Chooser {
 
   const Region& region_;
   const std::vector<const SparseKernel*>& kernels_;
+  const int threads_;
   GatherCache* gathers_;
   std::vector<Extent> extents_;  // the different ones
   std::vector<int64_t> bytes_;   // of the largest value of each, one image
@@ -169,8 +175,8 @@ class Chooser {
 }  // namespace
 
 std::vector<Layout> choose_layouts(const Region& region, const std::vector<const SparseKernel*>& kernels,
-                                   const std::vector<std::vector<int64_t>>& shapes, GatherCache* gathers) {
-  return Chooser(region, kernels, shapes, gathers).run();
+                                   const std::vector<std::vector<int64_t>>& shapes, int threads, GatherCache* gathers) {
+  return Chooser(region, kernels, shapes, threads, gathers).run();
 }
 
 }  // namespace sparse

@@ -12,8 +12,9 @@
 namespace sparse {
 
 // A layout for each value. Values of one extent have the same lanes, so that what works position by position finds its
-// inputs in step; between extents, lanes are what makes packing and unused lanes cost least.
+// inputs in step; between extents, lanes are what makes packing and unused lanes cost least. Of small layers every one
+// of the threads packs all.
 std::vector<Layout> choose_layouts(const Region& region, const std::vector<const SparseKernel*>& kernels,
-                                   const std::vector<std::vector<int64_t>>& shapes, GatherCache* gathers);
+                                   const std::vector<std::vector<int64_t>>& shapes, int threads, GatherCache* gathers);
 
 }  // namespace sparse

@@ -5,6 +5,13 @@
 
 namespace sparse {
 
+namespace {
+
+// So many for each, so that none waits long for the last one of another.
+constexpr int64_t kSharesOfThread = 4;
+
+}  // namespace
+
 MatrixWork::MatrixWork(const Step& step, const Item& item, const Memory& memory, const LaneOps& ops, int threads)
     : step_(step),
       item_(item),
@@ -19,8 +26,10 @@ MatrixWork::MatrixWork(const Step& step, const Item& item, const Memory& memory,
   }
   tiles_ = (item.last - item.first + step.tile - 1) / step.tile;
   // Tiles that the threads cannot deal evenly are shared by groups of outputs; what they pack is then packed by each.
-  if (tiles_ % threads != 0 && tiles_ < 4 * threads)
-    splits_ = std::min(static_cast<int64_t>(plan_.groups.size()), static_cast<int64_t>(threads));
+  if (tiles_ % threads != 0 && tiles_ < 4 * threads) {
+    const int64_t shares = step.gather && step.gather->packed() ? threads : kSharesOfThread * threads;
+    splits_ = std::min(static_cast<int64_t>(plan_.groups.size()), shares);
+  }
 
   int64_t widest = 0;
   for (const Chunk& chunk : plan_.chunks) {

@@ -23,6 +23,8 @@ using Shape = std::vector<int64_t>;
 // A tile's panels and results should stay in the second-level cache while its parts of code go by.
 constexpr int64_t kTileBytes = 640 << 10;
 constexpr int64_t kLeastTile = 4, kMostTile = 16;
+// What is read once for every tile. Of more the threads take a share each, rather than tiles.
+constexpr int64_t kMostCode = 256 << 10;
 
 uint32_t word_of(float value) {
   uint32_t word;
@@ -76,10 +78,11 @@ int64_t tile_for(const Step& step, int threads) {
     bytes += step.gather->taps * step.in.block_bytes();
   }
   const int64_t most = std::clamp(kTileBytes / std::max<int64_t>(bytes, 1), kLeastTile, kMostTile);
-  // Even ones, and as many for each thread; too few blocks for that are shared by groups of outputs.
+  // Even ones, and as many for each thread; few blocks, or much code, are shared by groups of outputs.
   const int64_t blocks = std::max<int64_t>(step.out.blocks(), 1);
   int64_t tiles = std::max<int64_t>(1, (blocks + most / 2) / most);  // up to half as large again rather than one more
-  if (blocks >= kLeastTile * threads) tiles = (tiles + threads - 1) / threads * threads;
+  const bool much_code = step.kernel && step.kernel->bytes() > kMostCode;
+  if (blocks >= (much_code ? kMostTile : kLeastTile) * threads) tiles = (tiles + threads - 1) / threads * threads;
   return (blocks + tiles - 1) / tiles;
 }
 
@@ -169,7 +172,7 @@ std::unique_ptr<const Plan> make_plan(const Region& region, const std::vector<co
   auto plan = std::make_unique<Plan>();
   plan->shapes = value_shapes(region, input_shapes);
   GatherCache gathers;
-  plan->layouts = choose_layouts(region, kernels, plan->shapes, &gathers);
+  plan->layouts = choose_layouts(region, kernels, plan->shapes, threads, &gathers);
   std::vector<char> imported(region.values.size(), 0);
   std::vector<int> home(region.values.size());  // whose bytes a value has: another's, where it is only reshaped
   std::iota(home.begin(), home.end(), 0);

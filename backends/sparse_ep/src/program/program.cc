@@ -58,7 +58,7 @@ struct Program::Compiled {
 
   // What one thread does in a run; `timing` only where there are no others.
   void take_part(const Plan& plan, const Memory& memory, const void* const* inputs, void* const* outputs, int threads,
-                 Team* team, Timing* timing) const {
+                 size_t thread, Team* team, Timing* timing) const {
     using Clock = std::chrono::steady_clock;
     auto before = Clock::now();
     for (size_t i = 0; i < plan.items.size(); ++i) {
@@ -67,15 +67,15 @@ struct Program::Compiled {
       if (i + 1 < plan.items.size())
         if (const SparseKernel* next = plan.steps[plan.items[i + 1].step].kernel) next->warm();
       if (step.kind == Step::Import) {
-        team->share(i, ConversionWork(step, item, memory, *ops, inputs[step.port], nullptr, threads));
+        team->share(i, thread, ConversionWork(step, item, memory, *ops, inputs[step.port], nullptr, threads));
       } else if (step.kind == Step::Export) {
-        team->share(i, ConversionWork(step, item, memory, *ops, nullptr, outputs[step.port], threads));
+        team->share(i, thread, ConversionWork(step, item, memory, *ops, nullptr, outputs[step.port], threads));
       } else if (step.layer->kind == Layer::Matrix) {
-        team->share(i, MatrixWork(step, item, memory, *ops, threads));
+        team->share(i, thread, MatrixWork(step, item, memory, *ops, threads));
       } else if (is_pool(*step.layer)) {
-        team->share(i, PoolWork(step, item, memory, *ops));
+        team->share(i, thread, PoolWork(step, item, memory, *ops));
       } else {
-        team->share(i, PointwiseWork(step, item, memory, *ops));
+        team->share(i, thread, PointwiseWork(step, item, memory, *ops));
       }
       if (!timing) continue;
       const auto after = Clock::now();
@@ -91,9 +91,10 @@ struct Program::Compiled {
     const auto plan = this->plan(shapes, threads);
     Buffer buffer = buffers.take(static_cast<size_t>(plan->bytes));
     const Memory memory{buffer.data(), plan.get(), &region};
-    Team team(plan->items.size());
-    parallel_for(parallel, static_cast<size_t>(parallel.most_threads()),
-                 [&](size_t) { take_part(*plan, memory, inputs, outputs, threads, &team, timing); });
+    const auto most = static_cast<size_t>(parallel.most_threads());
+    Team team(plan->items.size(), most);
+    parallel_for(parallel, most,
+                 [&](size_t thread) { take_part(*plan, memory, inputs, outputs, threads, thread, &team, timing); });
     buffers.give(std::move(buffer));
     team.rethrow();
   }

@@ -25,7 +25,7 @@ struct Chain {
   };
   std::vector<Link> links;
 
-  Chosen choose(const std::vector<int64_t>& shape) const {
+  Chosen choose(const std::vector<int64_t>& shape, int threads = 1) const {
     Region region;
     std::vector<std::unique_ptr<const SparseKernel>> kernels;
     std::vector<const SparseKernel*> borrowed;
@@ -60,7 +60,7 @@ struct Chain {
     }
     region.outputs = {static_cast<int>(region.values.size()) - 1};
     GatherCache gathers;
-    return {choose_layouts(region, borrowed, value_shapes(region, {shape}), &gathers)};
+    return {choose_layouts(region, borrowed, value_shapes(region, {shape}), threads, &gathers)};
   }
 };
 
@@ -96,6 +96,12 @@ void heavy_layers_take_pixels_where_tiles_do_not_fit() {
   CHECK((Chain{256, 20, 2, {{3, 1}, {3, 1}, {3, 1}}}.choose({1, 256, 14, 14})[0].lanes == Layout::Tiles));
 }
 
+void threads_that_all_pack_take_tiles() {
+  const Chain chain{256, 700, 2, {{3, 1}, {3, 1}, {3, 1}}};
+  CHECK(chain.choose({1, 256, 14, 14}, 1)[0].lanes == Layout::Pixels);
+  CHECK(chain.choose({1, 256, 14, 14}, 4)[0].lanes == Layout::Tiles);
+}
+
 void large_images_stay_in_order() {
   const Chosen chosen = Chain{64, 50, 2, {{3, 1}, {3, 1}, {3, 1}}}.choose({1, 64, 400, 512});
   CHECK(is_tiles(chosen[0], {1, 1, 16}));
@@ -121,6 +127,7 @@ int main() {
   sixteen_images_go_side_by_side();
   fewer_images_leave_few_lanes_unused();
   heavy_layers_take_pixels_where_tiles_do_not_fit();
+  threads_that_all_pack_take_tiles();
   large_images_stay_in_order();
   what_has_no_windows_stays_as_it_is();
   values_of_one_extent_are_alike();
