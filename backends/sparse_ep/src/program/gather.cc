@@ -12,8 +12,7 @@ struct Pixel {
   int64_t n, y, x;
 };
 
-// What a lane holds; n = -1 if nothing. Images of tiles count on past the last one: what their lanes compute is no
-// one's, and so all images side by side are alike.
+// What a lane holds; n = -1 if nothing. In tiles, images count on past the last one.
 Pixel pixel_of(const Layout& layout, int64_t block, int64_t lane) {
   if (layout.lanes == Layout::Tiles) {
     const Layout::Grid& grid = layout.grid;
@@ -46,16 +45,18 @@ Place place_of(const Layout& layout, const Pixel& pixel) {
   return {static_cast<int32_t>(position / kLanes), static_cast<uint8_t>(position % kLanes)};
 }
 
-// Sources of one panel: one input block for each distinct block among the lanes.
-void sources_of(const Layout& in, const Layout& out, const PlacedWindow& window, int64_t block, int64_t tap,
-                std::vector<PackSource>* sources) {
+bool is_live(const Pixel& pixel, int64_t images) { return pixel.n >= 0 && pixel.n < images; }
+
+// Sources of one panel, of the first `images`: one input block for each distinct block among the lanes.
+void sources_of(const Layout& in, const Layout& out, const PlacedWindow& window, int64_t images, int64_t block,
+                int64_t tap, std::vector<PackSource>* sources) {
   sources->clear();
   const int64_t dy = tap / window.kernel[1] * window.dilations[0] - window.begin[0];
   const int64_t dx = tap % window.kernel[1] * window.dilations[1] - window.begin[1];
   for (int64_t lane = 0; lane < kLanes; ++lane) {
     const Pixel at = pixel_of(out, block, lane);
     const int64_t y = at.y * window.strides[0] + dy, x = at.x * window.strides[1] + dx;
-    if (at.n < 0 || y < 0 || y >= in.h || x < 0 || x >= in.w) continue;
+    if (!is_live(at, images) || y < 0 || y >= in.h || x < 0 || x >= in.w) continue;
     const Place from = place_of(in, {at.n, y, x});
     auto source =
         std::find_if(sources->begin(), sources->end(), [&](const PackSource& s) { return s.block == from.block; });
@@ -78,14 +79,15 @@ bool lines_up(const PackSource& source, uint16_t live) {
   return true;
 }
 
-uint16_t live_lanes(const Layout& layout, int64_t block) {
+uint16_t live_lanes(const Layout& layout, int64_t images, int64_t block) {
   uint16_t live = 0;
   for (int64_t lane = 0; lane < kLanes; ++lane)
-    if (pixel_of(layout, block, lane).n >= 0) live = static_cast<uint16_t>(live | 1u << lane);
+    if (is_live(pixel_of(layout, block, lane), images)) live = static_cast<uint16_t>(live | 1u << lane);
   return live;
 }
 
-// Images that lie side by side in both, so that one group of them is like the next.
+// As many images side by side in both: then one group of them is like the next, also the last one, where lanes may be
+// without an image and what they compute is no one's.
 bool in_step(const Layout& in, const Layout& out) {
   return in.lanes == Layout::Tiles && out.lanes == Layout::Tiles && in.grid.images == out.grid.images;
 }
@@ -125,16 +127,16 @@ Gather make_gather(const Layout& in, const Layout& out, const PlacedWindow& wind
     return gather;
   }
   const bool repeats = in_step(in, out);
-  const int64_t blocks = repeats ? out.tile_blocks() : out.blocks();
+  const int64_t blocks = repeats ? out.tile_blocks() : out.blocks(), images = repeats ? out.grid.images : out.n;
   gather.panels.reserve(static_cast<size_t>(out.blocks() * gather.taps));
   gather.reach.reserve(static_cast<size_t>(out.blocks()));
   std::unordered_map<std::string, int32_t> known;  // copies by their sources
   std::vector<PackSource> sources;
   int32_t reach = -1;
   for (int64_t block = 0; block < blocks; ++block) {
-    const uint16_t live = live_lanes(out, block);
+    const uint16_t live = live_lanes(out, images, block);
     for (int64_t tap = 0; tap < gather.taps; ++tap) {
-      sources_of(in, out, window, block, tap, &sources);
+      sources_of(in, out, window, images, block, tap, &sources);
       for (const PackSource& source : sources) reach = std::max(reach, source.block);
       if (sources.empty()) {
         gather.panels.push_back(Gather::kPadding);
@@ -188,7 +190,7 @@ std::vector<float> inside_taps(const Layout& in, const Layout& out, const Placed
   std::vector<PackSource> sources;
   for (int64_t block = 0; block < out.blocks(); ++block)
     for (int64_t tap = 0; tap < window.taps(); ++tap) {
-      sources_of(in, out, window, block, tap, &sources);
+      sources_of(in, out, window, out.n, block, tap, &sources);
       for (const PackSource& source : sources)
         for (int64_t lane = 0; lane < kLanes; ++lane)
           if (source.mask >> lane & 1) counts[static_cast<size_t>(block * kLanes + lane)] += 1.0f;

@@ -149,9 +149,10 @@ ConversionWork::ConversionWork(const Step& step, const Item& item, const Memory&
       blocks_(memory.of(step.kind == Step::Import ? step.output : step.inputs[0], item)),
       in_(in),
       out_(out) {
-  // A few for each thread, in multiples of sixteen blocks: images side by side are turned in whole squares.
+  // A few for each thread, in whole squares, or rows of tiles.
+  const int64_t unit = step.out.lanes == Layout::Tiles && step.out.grid.across > 1 ? step.out.tile_w() : kLanes;
   const int64_t wanted = threads > 1 ? 2 * threads : 1, even = (item.last - item.first + wanted - 1) / wanted;
-  share_ = std::max<int64_t>(1, (even + kLanes - 1) / kLanes) * kLanes;
+  share_ = std::max<int64_t>(1, (even + unit - 1) / unit) * unit;
 }
 
 size_t ConversionWork::tasks() const { return shares(item_, share_); }

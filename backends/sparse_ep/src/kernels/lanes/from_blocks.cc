@@ -24,10 +24,8 @@ class Export {
       }
     } else if (outer_.channel == outer_.size) {
       for (int64_t block = first; block < last; ++block) channels_side_by_side(block);
-    } else if (outer_.bytes) {
-      for (int64_t block = first; block < last; ++block) byte_planes(block);
     } else {
-      for (int64_t block = first; block < last;) block += float_planes(block, last);
+      for (int64_t block = first; block < last;) block += planes(block, last);
     }
   }
 
@@ -57,11 +55,9 @@ class Export {
     for (int64_t row = 0; row < outer_.rows; ++row) {
       take_square(block_at(block) + row * kRowBytes, stride, piece.count, square);
       if (outer_.bytes) {
-        uint8_t* first = model_ + row * 4 * outer_.channel;
-        const int64_t channels = outer_.channels - row * 4 < 4 ? outer_.channels - row * 4 : 4;
         for (int i = 0; i < kLanes; ++i) {
           uint8_t* planes[4];
-          for (int64_t j = 0; j < channels; ++j) planes[j] = first + j * outer_.channel + piece.offset[i];
+          const int64_t channels = set_planes(model_ + row * 4 * outer_.channel + piece.offset[i], row, planes);
           put_planes(square[i], planes, channels, piece.width[i]);
         }
       } else {
@@ -75,12 +71,34 @@ class Export {
     }
   }
 
-  int64_t float_planes(int64_t block, int64_t last) {
+  int64_t planes(int64_t block, int64_t last) {
     const int64_t whole = whole_blocks(outer_, block, last);
-    if (whole > 0) {
-      piece_by_piece(block, whole);
-      return whole;
+    if (whole == 0) {
+      outer_.bytes ? pieces_of_bytes(block) : pieces_of_floats(block);
+      return 1;
     }
+    const int64_t pixel = block * kLanes, step = outer_.rows * kRowBytes;
+    uint8_t* to = model_ + pixel / outer_.pixels * outer_.image + pixel % outer_.pixels * outer_.size;
+    for (int64_t row = 0; row < outer_.rows; ++row) {
+      const uint8_t* from = block_at(block) + row * kRowBytes;
+      if (outer_.bytes) {
+        uint8_t* planes[4];
+        const int64_t channels = set_planes(to + row * 4 * outer_.channel, row, planes);
+        for (int64_t i = 0; i < whole; ++i) {
+          Row words = row_at(from + i * step, kLanes, nothing_);
+          flip_bits(words, flip_);
+          put_planes(words, planes, channels, kLanes);
+          for (int64_t j = 0; j < channels; ++j) planes[j] += kLanes;
+        }
+      } else {
+        uint8_t* plane = to + row * outer_.channel;
+        for (int64_t i = 0; i < whole; ++i) copy_words(plane + i * kRowBytes, from + i * step, kLanes);
+      }
+    }
+    return whole;
+  }
+
+  void pieces_of_floats(int64_t block) {
     const Lanes lanes = lanes_of(outer_, block);
     for (int lane = 0; lane < lanes.count; lane += lanes.run[lane]) {
       const uint8_t* from = block_at(block) + lane * 4;
@@ -89,38 +107,31 @@ class Export {
         copy_words(to + channel * outer_.channel, from + channel * kRowBytes, lanes.run[lane]);
       }
     }
-    return 1;
   }
 
-  void piece_by_piece(int64_t block, int64_t count) {
-    const int64_t pixel = block * kLanes, image = pixel / outer_.pixels;
-    uint8_t* to = model_ + image * outer_.image + pixel % outer_.pixels * 4;
-    for (int64_t channel = 0; channel < outer_.channels; ++channel, to += outer_.channel) {
-      const uint8_t* from = block_at(block) + channel * kRowBytes;
-      for (int64_t i = 0; i < count; ++i) copy_words(to + i * kRowBytes, from + i * outer_.rows * kRowBytes, kLanes);
-    }
-  }
-
-  void byte_planes(int64_t block) {
+  void pieces_of_bytes(int64_t block) {
     const Lanes lanes = lanes_of(outer_, block);
+    alignas(64) uint8_t pieces[4][kLanes];
+    uint8_t* const all[4] = {pieces[0], pieces[1], pieces[2], pieces[3]};
     for (int64_t row = 0; row < outer_.rows; ++row) {
-      const int64_t channels = outer_.channels - row * 4 < 4 ? outer_.channels - row * 4 : 4;
-      uint8_t* const first = model_ + row * 4 * outer_.channel;
       uint8_t* planes[4];
-      for (int64_t i = 0; i < channels; ++i) {
-        planes[i] = lanes.whole() ? first + i * outer_.channel + lanes.offset[0] : planes_[i];
-      }
+      const int64_t channels = set_planes(model_ + row * 4 * outer_.channel, row, planes);
       Row words = row_at(block_at(block) + row * kRowBytes, kLanes, nothing_);
       flip_bits(words, flip_);
-      put_planes(words, planes, channels, kLanes);
-      if (lanes.whole()) continue;
+      put_planes(words, all, channels, kLanes);
       for (int64_t i = 0; i < channels; ++i) {
-        uint8_t* plane = first + i * outer_.channel;
         for (int lane = 0; lane < lanes.count; lane += lanes.run[lane]) {
-          copy_bytes(plane + lanes.offset[lane], planes_[i] + lane, lanes.run[lane]);
+          copy_bytes(planes[i] + lanes.offset[lane], pieces[i] + lane, lanes.run[lane]);
         }
       }
     }
+  }
+
+  // The planes of the channels of a row, and how many there are.
+  int64_t set_planes(uint8_t* first, int64_t row, uint8_t** planes) const {
+    const int64_t left = outer_.channels - row * 4, channels = left < 4 ? left : 4;
+    for (int64_t i = 0; i < channels; ++i) planes[i] = first + i * outer_.channel;
+    return channels;
   }
 
   // `count` rows, `stride` apart, become sixteen lanes of as many words.
@@ -138,7 +149,6 @@ class Export {
   uint8_t* model_;
   const Row nothing_, flip_;
   alignas(64) uint8_t buffer_[kRowBytes];
-  alignas(64) uint8_t planes_[4][kLanes];
 };
 
 }  // namespace

@@ -104,7 +104,6 @@ struct Lanes {
   int64_t offset[kLanes];
   int run[kLanes];  // how many lanes from this one on are neighbours
 
-  bool whole() const { return count == kLanes && run[0] == kLanes; }
   void add(int64_t start, int64_t stride, int64_t size, int64_t more) {
     const int lanes = static_cast<int>(more < kLanes - count ? more : kLanes - count);
     for (int i = 0; i < lanes; ++i) {

@@ -30,10 +30,8 @@ class Import {
       }
     } else if (outer_.channel == outer_.size) {
       for (int64_t block = first; block < last; ++block) channels_side_by_side(block);
-    } else if (outer_.bytes) {
-      for (int64_t block = first; block < last; ++block) byte_planes(block);
     } else {
-      for (int64_t block = first; block < last;) block += float_planes(block, last);
+      for (int64_t block = first; block < last;) block += planes(block, last);
     }
   }
 
@@ -67,11 +65,9 @@ class Import {
     Row square[kLanes];
     for (int64_t row = 0; row < outer_.rows; ++row) {
       if (outer_.bytes) {
-        const uint8_t* first = model_ + row * 4 * outer_.channel;
-        const int64_t channels = outer_.channels - row * 4;
         for (int i = 0; i < kLanes; ++i) {
           const uint8_t* planes[4];
-          for (int j = 0; j < 4; ++j) planes[j] = j < channels ? first + j * outer_.channel + piece.offset[i] : fills_;
+          set_planes(model_ + row * 4 * outer_.channel + piece.offset[i], row, planes);
           square[i] = planes_at(planes, piece.width[i], fill_);
         }
       } else {
@@ -86,13 +82,36 @@ class Import {
     }
   }
 
-  // Pixels as lanes: rows of floats are pieces of planes.
-  int64_t float_planes(int64_t block, int64_t last) {
+  // Pixels as lanes: rows are pieces of planes. How many blocks were made.
+  int64_t planes(int64_t block, int64_t last) {
     const int64_t whole = whole_blocks(outer_, block, last);
-    if (whole > 0) {
-      piece_by_piece(block, whole);
-      return whole;
+    if (whole == 0) {
+      outer_.bytes ? pieces_of_bytes(block) : pieces_of_floats(block);
+      return 1;
     }
+    // Blocks of a plane one after the other, so that the planes are read in longer pieces.
+    const int64_t pixel = block * kLanes, step = outer_.rows * kRowBytes;
+    const uint8_t* from = model_ + pixel / outer_.pixels * outer_.image + pixel % outer_.pixels * outer_.size;
+    for (int64_t row = 0; row < outer_.rows; ++row) {
+      uint8_t* to = block_at(block) + row * kRowBytes;
+      if (outer_.bytes) {
+        const uint8_t* planes[4];
+        set_planes(from + row * 4 * outer_.channel, row, planes);
+        for (int64_t i = 0; i < whole; ++i) {
+          Row words = planes_at(planes, kLanes, fill_);
+          flip_bits(words, flip_);
+          put(words, to + i * step, kLanes);
+          for (int j = 0; j < 4; ++j) planes[j] += planes[j] == fills_ ? 0 : kLanes;
+        }
+      } else {
+        const uint8_t* plane = from + row * outer_.channel;
+        for (int64_t i = 0; i < whole; ++i) copy_words(to + i * step, plane + i * kRowBytes, kLanes);
+      }
+    }
+    return whole;
+  }
+
+  void pieces_of_floats(int64_t block) {
     const Lanes lanes = lanes_of(outer_, block);
     for (int64_t row = 0; row < outer_.rows && lanes.count < kLanes; ++row) {
       put(fill_, block_at(block) + row * kRowBytes, kLanes);
@@ -104,39 +123,31 @@ class Import {
         copy_words(to + channel * kRowBytes, from + channel * outer_.channel, lanes.run[lane]);
       }
     }
-    return 1;
   }
 
-  // Blocks of a plane one after the other, so that the planes are read in longer pieces.
-  void piece_by_piece(int64_t block, int64_t count) {
-    const int64_t pixel = block * kLanes, image = pixel / outer_.pixels;
-    const uint8_t* from = model_ + image * outer_.image + pixel % outer_.pixels * 4;
-    for (int64_t channel = 0; channel < outer_.channels; ++channel, from += outer_.channel) {
-      uint8_t* to = block_at(block) + channel * kRowBytes;
-      for (int64_t i = 0; i < count; ++i) copy_words(to + i * outer_.rows * kRowBytes, from + i * kRowBytes, kLanes);
-    }
-  }
-
-  void byte_planes(int64_t block) {
+  void pieces_of_bytes(int64_t block) {
     const Lanes lanes = lanes_of(outer_, block);
+    alignas(64) uint8_t pieces[4][kLanes];
     for (int64_t row = 0; row < outer_.rows; ++row) {
       const uint8_t* planes[4];
+      set_planes(model_ + row * 4 * outer_.channel, row, planes);
       for (int i = 0; i < 4; ++i) {
-        const int64_t channel = row * 4 + i;
-        const uint8_t* plane = model_ + channel * outer_.channel;
-        planes[i] = fills_;
-        if (channel >= outer_.channels) continue;
-        planes[i] = lanes.whole() ? plane + lanes.offset[0] : planes_[i];
-        if (lanes.whole()) continue;
-        copy_bytes(planes_[i], fills_, kLanes);
+        if (planes[i] == fills_) continue;
+        copy_bytes(pieces[i], fills_, kLanes);
         for (int lane = 0; lane < lanes.count; lane += lanes.run[lane]) {
-          copy_bytes(planes_[i] + lane, plane + lanes.offset[lane], lanes.run[lane]);
+          copy_bytes(pieces[i] + lane, planes[i] + lanes.offset[lane], lanes.run[lane]);
         }
+        planes[i] = pieces[i];
       }
       Row words = planes_at(planes, kLanes, fill_);
       flip_bits(words, flip_);
       put(words, block_at(block) + row * kRowBytes, kLanes);
     }
+  }
+
+  // The planes of four channels, or the fill where there is no channel.
+  void set_planes(const uint8_t* first, int64_t row, const uint8_t** planes) const {
+    for (int i = 0; i < 4; ++i) planes[i] = row * 4 + i < outer_.channels ? first + i * outer_.channel : fills_;
   }
 
   // Sixteen lanes of `count` words become as many rows, `stride` apart.
@@ -156,7 +167,6 @@ class Import {
   const Row fill_, flip_;
   alignas(64) uint8_t fills_[kRowBytes];
   alignas(64) uint8_t buffer_[kRowBytes];
-  alignas(64) uint8_t planes_[4][kLanes];
 };
 
 }  // namespace
