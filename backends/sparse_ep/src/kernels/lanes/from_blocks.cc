@@ -11,27 +11,6 @@ class Export {
   Export(const Outer& outer, const uint8_t* blocks, uint8_t* model)
       : outer_(outer), blocks_(blocks), model_(model), nothing_(row_of(0)), flip_(row_of(outer.flip)) {}
 
-  void run(int64_t first, int64_t last) {
-    if (outer_.tiles) {
-      for (int64_t block = first; block < last;) {
-        const Stretch stretch = stretch_of(outer_, block, last);
-        for (int64_t begin = 0; begin < stretch.count; begin += kLanes) {
-          // Rather than a narrow piece, one that overlaps with the piece before.
-          if (stretch.count - begin < kLanes && stretch.count >= kLanes) begin = stretch.count - kLanes;
-          tiles(block + begin, piece_of(outer_, stretch, begin));
-        }
-        block += stretch.count;
-      }
-    } else if (outer_.channel == outer_.size) {
-      for (int64_t block = first; block < last; ++block) channels_side_by_side(block);
-    } else {
-      for (int64_t block = first; block < last;) block += planes(block, last);
-    }
-  }
-
- private:
-  const uint8_t* block_at(int64_t block) const { return blocks_ + block * outer_.rows * kRowBytes; }
-
   void channels_side_by_side(int64_t block) {
     const Lanes lanes = lanes_of(outer_, block);
     const int64_t bytes = outer_.channels * outer_.size;
@@ -98,6 +77,9 @@ class Export {
     return whole;
   }
 
+ private:
+  const uint8_t* block_at(int64_t block) const { return blocks_ + block * outer_.rows * kRowBytes; }
+
   void pieces_of_floats(int64_t block) {
     const Lanes lanes = lanes_of(outer_, block);
     for (int lane = 0; lane < lanes.count; lane += lanes.run[lane]) {
@@ -156,7 +138,8 @@ class Export {
 void from_blocks(const Layout& layout, const Strides& strides, const void* blocks, bool is_signed, int64_t first,
                  int64_t last, void* outer) {
   const Outer tensor = outer_of(layout, strides, is_signed, 0);
-  Export(tensor, static_cast<const uint8_t*>(blocks), static_cast<uint8_t*>(outer)).run(first, last);
+  Export result(tensor, static_cast<const uint8_t*>(blocks), static_cast<uint8_t*>(outer));
+  convert(tensor, first, last, result);
 }
 
 }  // namespace SPARSE_ISA

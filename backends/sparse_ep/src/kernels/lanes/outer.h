@@ -134,8 +134,24 @@ static inline int64_t whole_blocks(const Outer& outer, int64_t block, int64_t la
   return count < kMost ? count : kMost;
 }
 
-static inline void set_words(uint8_t* to, int64_t bytes, uint32_t word) {
-  for (int64_t i = 0; i < bytes; i += 4) __builtin_memcpy(to + i, &word, 4);
+// Blocks [first, last), in one direction or the other.
+template <class Conversion>
+static inline void convert(const Outer& outer, int64_t first, int64_t last, Conversion& conversion) {
+  if (outer.tiles) {
+    for (int64_t block = first; block < last;) {
+      const Stretch stretch = stretch_of(outer, block, last);
+      for (int64_t begin = 0; begin < stretch.count; begin += kLanes) {
+        // Rather than a narrow piece, one that overlaps with the piece before.
+        if (stretch.count - begin < kLanes && stretch.count >= kLanes) begin = stretch.count - kLanes;
+        conversion.tiles(block + begin, piece_of(outer, stretch, begin));
+      }
+      block += stretch.count;
+    }
+  } else if (outer.channel == outer.size) {
+    for (int64_t block = first; block < last; ++block) conversion.channels_side_by_side(block);
+  } else {
+    for (int64_t block = first; block < last;) block += conversion.planes(block, last);
+  }
 }
 
 // Up to sixteen words, or bytes.

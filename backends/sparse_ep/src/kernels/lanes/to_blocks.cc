@@ -17,27 +17,6 @@ class Import {
     put(fill_, fills_, kLanes);
   }
 
-  void run(int64_t first, int64_t last) {
-    if (outer_.tiles) {
-      for (int64_t block = first; block < last;) {
-        const Stretch stretch = stretch_of(outer_, block, last);
-        for (int64_t begin = 0; begin < stretch.count; begin += kLanes) {
-          // Rather than a narrow piece, one that overlaps with the piece before.
-          if (stretch.count - begin < kLanes && stretch.count >= kLanes) begin = stretch.count - kLanes;
-          tiles(block + begin, piece_of(outer_, stretch, begin));
-        }
-        block += stretch.count;
-      }
-    } else if (outer_.channel == outer_.size) {
-      for (int64_t block = first; block < last; ++block) channels_side_by_side(block);
-    } else {
-      for (int64_t block = first; block < last;) block += planes(block, last);
-    }
-  }
-
- private:
-  uint8_t* block_at(int64_t block) const { return blocks_ + block * outer_.rows * kRowBytes; }
-
   // Tokens: squares of sixteen lanes by sixty-four bytes of channels.
   void channels_side_by_side(int64_t block) {
     const Lanes lanes = lanes_of(outer_, block);
@@ -111,6 +90,9 @@ class Import {
     return whole;
   }
 
+ private:
+  uint8_t* block_at(int64_t block) const { return blocks_ + block * outer_.rows * kRowBytes; }
+
   void pieces_of_floats(int64_t block) {
     const Lanes lanes = lanes_of(outer_, block);
     for (int64_t row = 0; row < outer_.rows && lanes.count < kLanes; ++row) {
@@ -174,7 +156,8 @@ class Import {
 void to_blocks(const Layout& layout, const Strides& strides, const void* outer, bool is_signed, uint32_t fill,
                int64_t first, int64_t last, void* blocks) {
   const Outer tensor = outer_of(layout, strides, is_signed, fill);
-  Import(tensor, static_cast<const uint8_t*>(outer), static_cast<uint8_t*>(blocks)).run(first, last);
+  Import import(tensor, static_cast<const uint8_t*>(outer), static_cast<uint8_t*>(blocks));
+  convert(tensor, first, last, import);
 }
 
 }  // namespace SPARSE_ISA
