@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <string>
 #include <unordered_map>
 
@@ -92,6 +93,39 @@ bool in_step(const Layout& in, const Layout& out) {
   return in.lanes == Layout::Tiles && out.lanes == Layout::Tiles && in.grid.images == out.grid.images;
 }
 
+// Tiles that hold the same part of the image in both, as windows without an offset see it, and no lanes of a tile that
+// end before the others: where a window stays within its tile, all lanes find it in the same block.
+class Aligned {
+ public:
+  Aligned(const Layout& in, const Layout& out, const PlacedWindow& window) : in_(in), out_(out), window_(window) {
+    const Layout::Grid& grid = in.grid;
+    holds_ = in_step(in, out) && grid == out.grid && fits(grid.down, in.h, out.h, window.strides[0]) &&
+             fits(grid.across, in.w, out.w, window.strides[1]);
+  }
+
+  // The block of the first images side by side that a tap of a block finds, or padding; nothing where lanes differ.
+  std::optional<int32_t> panel(int64_t block, int64_t tap) const {
+    if (!holds_) return std::nullopt;
+    const int64_t y =
+        block / out_.tile_w() * window_.strides[0] + tap / window_.kernel[1] * window_.dilations[0] - window_.begin[0];
+    const int64_t x =
+        block % out_.tile_w() * window_.strides[1] + tap % window_.kernel[1] * window_.dilations[1] - window_.begin[1];
+    const bool in_row = y >= 0 && y < in_.tile_h(), in_column = x >= 0 && x < in_.tile_w();
+    if (in_row && in_column) return static_cast<int32_t>(y * in_.tile_w() + x);
+    const bool outside = (!in_row && in_.grid.down == 1) || (!in_column && in_.grid.across == 1);
+    return outside ? std::optional<int32_t>(Gather::kPadding) : std::nullopt;
+  }
+
+ private:
+  static bool fits(int64_t tiles, int64_t in, int64_t out, int64_t stride) {
+    return tiles == 1 || (in % tiles == 0 && out % tiles == 0 && in == out * stride);
+  }
+
+  const Layout &in_, &out_;
+  const PlacedWindow& window_;
+  bool holds_;
+};
+
 // Continues the gather of the first images side by side with those of the others.
 void repeat(int64_t groups, int64_t in_blocks, Gather* gather) {
   const size_t panels = gather->panels.size(), copies = gather->copies.size(), sources = gather->sources.size(),
@@ -130,12 +164,18 @@ Gather make_gather(const Layout& in, const Layout& out, const PlacedWindow& wind
   const int64_t blocks = repeats ? out.tile_blocks() : out.blocks(), images = repeats ? out.grid.images : out.n;
   gather.panels.reserve(static_cast<size_t>(out.blocks() * gather.taps));
   gather.reach.reserve(static_cast<size_t>(out.blocks()));
+  const Aligned aligned(in, out, window);
   std::unordered_map<std::string, int32_t> known;  // copies by their sources
   std::vector<PackSource> sources;
   int32_t reach = -1;
   for (int64_t block = 0; block < blocks; ++block) {
     const uint16_t live = live_lanes(out, images, block);
     for (int64_t tap = 0; tap < gather.taps; ++tap) {
+      if (const std::optional<int32_t> panel = aligned.panel(block, tap)) {
+        gather.panels.push_back(*panel);
+        reach = std::max(reach, *panel);
+        continue;
+      }
       sources_of(in, out, window, images, block, tap, &sources);
       for (const PackSource& source : sources) reach = std::max(reach, source.block);
       if (sources.empty()) {

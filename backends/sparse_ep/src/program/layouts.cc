@@ -19,6 +19,11 @@ constexpr double kTurned = 45.0;              // a square of lanes by blocks in 
 // A block of a tile costs as much as so many panels that have to be packed because they cross its border.
 constexpr int64_t kBlockInPanels = 8;
 
+// What is so near to the ideal is taken at once.
+constexpr double kNearly = 1.04;
+
+constexpr int64_t kSmallImage = 32 * 32, kFewWindows = 2;
+
 // Layers of fewer blocks for each thread are shared by outputs, see tile_for in plan.cc.
 constexpr int64_t kFewBlocks = 16;
 
@@ -73,7 +78,7 @@ class Chooser {
     if (!may_be_tiles()) return layouts(best);
     double least = std::numeric_limits<double>::infinity();
     const int64_t n = extents_[0].n;
-    // Sixteen images side by side first: where they fill the lanes nothing is better, and nothing else is looked at.
+    const double enough = kNearly * ideal_cost();
     for (int64_t images = kLanes; images > 0; images /= 2) {
       if (images > 1 && images / 2 >= n) continue;
       std::vector<Arrangement> tiles;
@@ -84,14 +89,18 @@ class Chooser {
         least = cost;
         best = tiles;
       }
-      if (images == kLanes && n % kLanes == 0) return layouts(best);
+      if (least <= enough || (images == kLanes && n % kLanes == 0)) return layouts(best);
     }
-    const double pixels = cost_of(std::vector<Arrangement>(extents_.size()));
+    // Pixels are for images that tiles do not fit, which are small ones, and for regions of little more than
+    // conversions.
+    const bool alone = std::count_if(region_.layers.begin(), region_.layers.end(), has_window) <= kFewWindows;
+    const double pixels = alone ? cost_of(std::vector<Arrangement>(extents_.size())) : least;
     if (pixels < least) {
       least = pixels;
       best.assign(extents_.size(), Arrangement());
     }
     for (size_t kind = 0; kind < extents_.size(); ++kind) {  // some of one, some of the other
+      if (extents_[kind].h * extents_[kind].w > kSmallImage && !alone) continue;
       std::vector<Arrangement> other = best;
       other[kind] = best[kind].lanes == Layout::Tiles ? Arrangement() : tiles_of(extents_[kind], 1, bytes_[kind]);
       const double cost = cost_of(other);
@@ -131,6 +140,20 @@ class Chooser {
       all.push_back(layout);
     }
     return all;
+  }
+
+  // With every lane in use, and nothing packed or converted.
+  double ideal_cost() const {
+    double cycles = 0.0;
+    for (size_t i = 0; i < region_.layers.size(); ++i) {
+      const auto output = static_cast<size_t>(region_.layers[i].output);
+      const Value& value = region_.values[output];
+      const double blocks = static_cast<double>(extents_[kinds_[output]].positions()) / kLanes;
+      cycles +=
+          blocks * static_cast<double>(value.element == Element::F32 ? value.channels : value.channels / 4) * kTouched;
+      if (kernels_[i]) cycles += blocks * static_cast<double>(kernels_[i]->plan().nonzeros) * kNonzero;
+    }
+    return cycles;
   }
 
   double cost_of(const std::vector<Arrangement>& arrangements) const {
