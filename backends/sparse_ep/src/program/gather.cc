@@ -118,7 +118,7 @@ class Aligned {
 
  private:
   static bool fits(int64_t tiles, int64_t in, int64_t out, int64_t stride) {
-    return tiles == 1 || (in % tiles == 0 && out % tiles == 0 && in == out * stride);
+    return tiles == 1 || (out % tiles == 0 && in == out * stride);
   }
 
   const Layout &in_, &out_;
