@@ -22,6 +22,8 @@ constexpr int64_t kBlockInPanels = 8;
 // What is so near to the ideal is taken at once.
 constexpr double kNearly = 1.04;
 
+// Pixels one after the other are for small images, which tiles may not fit, and for regions of so few windows that
+// converting decides; for others trying them would only take time.
 constexpr int64_t kSmallImage = 32 * 32, kFewWindows = 2;
 
 // Layers of fewer blocks for each thread are shared by outputs, see tile_for in plan.cc.
@@ -91,16 +93,14 @@ class Chooser {
       }
       if (least <= enough || (images == kLanes && n % kLanes == 0)) return layouts(best);
     }
-    // Pixels are for images that tiles do not fit, which are small ones, and for regions of little more than
-    // conversions.
-    const bool alone = std::count_if(region_.layers.begin(), region_.layers.end(), has_window) <= kFewWindows;
-    const double pixels = alone ? cost_of(std::vector<Arrangement>(extents_.size())) : least;
+    const bool few = std::count_if(region_.layers.begin(), region_.layers.end(), has_window) <= kFewWindows;
+    const double pixels = few ? cost_of(std::vector<Arrangement>(extents_.size())) : least;
     if (pixels < least) {
       least = pixels;
       best.assign(extents_.size(), Arrangement());
     }
     for (size_t kind = 0; kind < extents_.size(); ++kind) {  // some of one, some of the other
-      if (extents_[kind].h * extents_[kind].w > kSmallImage && !alone) continue;
+      if (extents_[kind].h * extents_[kind].w > kSmallImage && !few) continue;
       std::vector<Arrangement> other = best;
       other[kind] = best[kind].lanes == Layout::Tiles ? Arrangement() : tiles_of(extents_[kind], 1, bytes_[kind]);
       const double cost = cost_of(other);
