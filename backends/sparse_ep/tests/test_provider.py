@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import multiprocessing
 import os
 import threading
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -415,8 +417,9 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-@pytest.mark.parametrize("sessions", [50, pytest.param(1000, marks=pytest.mark.slow)])
-def test_sessions_leave_nothing_behind(sessions: int) -> None:
+def growth(sessions: int) -> int:
+    """Bytes that this process grows by while so many sessions come and go."""
+    onnxruntime_ep_sparse.register()
     # The weights alone are 200 KB here, so that one that is kept shows.
     weights = {"a": pruned(128, 384), "b": pruned(384, 16)}
     proto = products()
@@ -432,4 +435,11 @@ def test_sessions_leave_nothing_behind(sessions: int) -> None:
         return resident()
 
     before = cycle(30)
-    assert cycle(sessions) - before < 4 << 20
+    return cycle(sessions) - before
+
+
+@pytest.mark.parametrize("sessions", [50, pytest.param(1000, marks=pytest.mark.slow)])
+def test_sessions_leave_nothing_behind(sessions: int) -> None:
+    # In a process of its own: what thousands of tests have left in pieces is no measure.
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        assert process.submit(growth, sessions).result() < 4 << 20
