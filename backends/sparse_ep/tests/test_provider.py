@@ -261,21 +261,30 @@ def test_a_value_used_inside_and_outside() -> None:
     same(session, proto, {"x": values(2, 7, 32)})
 
 
-def test_a_value_captured_by_a_subgraph() -> None:
-    branches = [
-        helper.make_graph(
-            [helper.make_node(kind, ["h"], ["out"])],
-            kind,
-            [],
-            [helper.make_tensor_value_info("out", TensorProto.FLOAT, None)],
-        )
-        for kind in ("Neg", "Exp")
+def unary_branches() -> list[onnx.GraphProto]:
+    """Two branches of an If that capture h."""
+    result = [helper.make_tensor_value_info("out", TensorProto.FLOAT, None)]
+    return [helper.make_graph([helper.make_node(kind, ["h"], ["out"])], kind, [], result) for kind in ("Neg", "Exp")]
+
+
+def choose(branches: list[onnx.GraphProto]) -> onnx.NodeProto:
+    """The If that makes z of one of them."""
+    return helper.make_node("If", ["positive"], ["z"], then_branch=branches[0], else_branch=branches[1])
+
+
+def sign_of_x() -> list[onnx.NodeProto]:
+    """What makes `positive` of x."""
+    return [
+        helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),
+        helper.make_node("Greater", ["sum", "zero"], ["positive"]),
     ]
+
+
+def test_a_value_captured_by_a_subgraph() -> None:
     proto = products(
         [
-            helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),
-            helper.make_node("Greater", ["sum", "zero"], ["positive"]),
-            helper.make_node("If", ["positive"], ["z"], then_branch=branches[0], else_branch=branches[1]),
+            *sign_of_x(),
+            choose(unary_branches()),
         ],
         ["y", "z"],
     )
@@ -288,18 +297,9 @@ def test_a_value_captured_by_a_subgraph() -> None:
 
 def test_a_way_around_a_region_through_a_subgraph() -> None:
     # z depends on h by way of what the branches capture, so that the sum cannot be fused with the product before it.
-    branches = [
-        helper.make_graph(
-            [helper.make_node(kind, ["h"], ["out"])],
-            kind,
-            [],
-            [helper.make_tensor_value_info("out", TensorProto.FLOAT, None)],
-        )
-        for kind in ("Neg", "Exp")
-    ]
     nodes = [
         helper.make_node("MatMul", ["x", "a"], ["h"]),
-        helper.make_node("If", ["positive"], ["z"], then_branch=branches[0], else_branch=branches[1]),
+        choose(unary_branches()),
         helper.make_node("Add", ["h", "z"], ["r"]),
         helper.make_node("MatMul", ["r", "b"], ["y"]),
     ]
@@ -324,9 +324,8 @@ def test_layers_inside_a_subgraph() -> None:
     ]
     proto = products(
         [
-            helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),
-            helper.make_node("Greater", ["sum", "zero"], ["positive"]),
-            helper.make_node("If", ["positive"], ["z"], then_branch=branches[0], else_branch=branches[1]),
+            *sign_of_x(),
+            choose(branches),
         ],
         ["y", "z"],
     )

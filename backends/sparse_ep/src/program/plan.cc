@@ -24,7 +24,7 @@ using Shape = std::vector<int64_t>;
 constexpr int64_t kTileBytes = 640 << 10;
 constexpr int64_t kLeastTile = 4, kMostTile = 16;
 // What is read once for every tile. Of more the threads take a share each, rather than tiles.
-constexpr int64_t kMostCode = 256 << 10;
+constexpr int64_t kMuchCode = 256 << 10;
 
 uint32_t word_of(float value) {
   uint32_t word;
@@ -81,7 +81,7 @@ int64_t tile_for(const Step& step, int threads) {
   // Even ones, and as many for each thread; few blocks, or much code, are shared by groups of outputs.
   const int64_t blocks = std::max<int64_t>(step.out.blocks(), 1);
   int64_t tiles = std::max<int64_t>(1, (blocks + most / 2) / most);  // up to half as large again rather than one more
-  const bool much_code = step.kernel && step.kernel->bytes() > kMostCode;
+  const bool much_code = step.kernel && step.kernel->bytes() > kMuchCode;
   if (blocks >= (much_code ? kMostTile : kLeastTile) * threads) tiles = (tiles + threads - 1) / threads * threads;
   return (blocks + tiles - 1) / tiles;
 }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "check.h"
+#include "every_set.h"
 #include "kernels/lane_ops.h"
 #include "places.h"
 
@@ -190,12 +191,4 @@ void check_pack(const LaneOps& ops) {
 
 }  // namespace
 
-int main() {
-  for (const Isa isa : {Isa::Generic, Isa::Avx2, Isa::Avx512}) {
-    if (best_isa(isa) != isa) continue;
-    check_tensors(lane_ops(isa));
-    check_pack(lane_ops(isa));
-    std::printf("instruction set %d: %d failures\n", static_cast<int>(isa), failures);
-  }
-  return failures != 0;
-}
+int main() { return with_every_set({check_tensors, check_pack}); }

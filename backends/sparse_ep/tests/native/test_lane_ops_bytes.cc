@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "check.h"
+#include "every_set.h"
 #include "kernels/lane_ops.h"
 #include "places.h"
 
@@ -286,16 +287,6 @@ void check_global_average(const LaneOps& ops) {
 }  // namespace
 
 int main() {
-  for (const Isa isa : {Isa::Generic, Isa::Avx2, Isa::Avx512}) {
-    if (best_isa(isa) != isa) continue;
-    const LaneOps& ops = lane_ops(isa);
-    check_elementwise(ops);
-    check_sums_of_products(ops);
-    check_not_a_number(ops);
-    check_quantizers(ops);
-    check_pools(ops);
-    check_global_average(ops);
-    std::printf("instruction set %d: %d failures\n", static_cast<int>(isa), failures);
-  }
-  return failures != 0;
+  return with_every_set({check_elementwise, check_sums_of_products, check_not_a_number, check_quantizers, check_pools,
+                         check_global_average});
 }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "check.h"
+#include "every_set.h"
 #include "kernels/lane_ops.h"
 #include "places.h"
 
@@ -279,16 +280,6 @@ void check_global_average(const LaneOps& ops) {
 }  // namespace
 
 int main() {
-  for (const Isa isa : {Isa::Generic, Isa::Avx2, Isa::Avx512}) {
-    if (best_isa(isa) != isa) continue;
-    const LaneOps& ops = lane_ops(isa);
-    check_activations(ops);
-    check_special_values(ops);
-    check_sum(ops);
-    check_pools(ops);
-    check_layer_norm(ops);
-    check_global_average(ops);
-    std::printf("instruction set %d: %d failures\n", static_cast<int>(isa), failures);
-  }
-  return failures != 0;
+  return with_every_set(
+      {check_activations, check_special_values, check_sum, check_pools, check_layer_norm, check_global_average});
 }

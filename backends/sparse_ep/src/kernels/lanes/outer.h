@@ -52,7 +52,7 @@ static inline Outer outer_of(const Layout& layout, const Strides& strides, bool 
 
 // Blocks of tiles whose pixels are neighbours in the model's storage too.
 struct Stretch {
-  int64_t first, count;    // blocks
+  int64_t count;           // of blocks
   int64_t offset[kLanes];  // of each lane in the model's storage, at the first block
   int64_t live[kLanes];    // of how many blocks a lane holds something, at most `count`
 };
@@ -65,7 +65,6 @@ static inline Stretch stretch_of(const Outer& outer, int64_t block, int64_t last
   const int64_t width = grid.across == 1 ? blocks : outer.tile_w;
   const int64_t y = at / outer.tile_w, end = (at / width + 1) * width;
   Stretch stretch;
-  stretch.first = block;
   stretch.count = end - at < last - block ? end - at : last - block;
   for (int64_t lane = 0; lane < kLanes; ++lane) {
     const int64_t tile = lane % (grid.down * grid.across),
